@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Compiles requirements/*.txt from pyproject.toml: exact versions with hashes for every Python that Convoy supports, no index addresses.
+# `scripts/lock.sh --check` changes nothing and fails if a lock does not satisfy pyproject.toml any more.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv=$(command -v .venv/bin/uv || command -v uv) || { echo "lock: uv is missing; run scripts/setup.sh dev first" >&2; exit 1; }
+out=requirements
+if [[ "${1:-}" == "--check" ]]; then
+  out=$(mktemp -d)
+  trap 'rm -rf "$out"' EXIT
+  cp requirements/*.txt "$out"/   # what is pinned already is preferred, so only a real difference shows
+fi
+
+compile() {
+  "$uv" pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+    --custom-compile-command scripts/lock.sh "$@" > /dev/null
+}
+
+compile pyproject.toml --extra transformers --output-file "$out/run.txt"
+compile pyproject.toml --extra transformers --extra dev --constraint "$out/run.txt" --output-file "$out/dev.txt"
+grep -o '"uv==[^"]*"' pyproject.toml | tr -d '"' | compile - --output-file "$out/uv.txt"
+
+if [[ "$out" != requirements ]]; then
+  diff -ru requirements "$out" || { echo "lock: requirements/ is out of step with pyproject.toml; run scripts/lock.sh" >&2; exit 1; }
+fi
