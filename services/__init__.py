@@ -1,0 +1,1 @@
+"""The Python code of Convoy, importable as it lies."""

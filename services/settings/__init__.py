@@ -1,0 +1,10 @@
+"""Every setting of Convoy, declared once: name, type, bounds, default and help in one field.
+
+A service reads its settings with `load(EngineSettings)`; this package is the only one that reads the environment.
+It may be imported by every service and imports none of them.
+"""
+
+from services.settings.declared import CommonSettings, EdgeSettings, EngineSettings, OpsSettings, RunnerSettings
+from services.settings.reader import SettingsError, load, read_env_file
+
+__all__ = ["CommonSettings", "EdgeSettings", "EngineSettings", "OpsSettings", "RunnerSettings", "SettingsError", "load", "read_env_file"]

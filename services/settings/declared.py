@@ -1,0 +1,157 @@
+"""The settings classes: one frozen struct per process, sharing fields by inheritance so that each is declared once.
+
+A field's environment variable is its name in capitals. `msgspec.Meta` holds bounds and help; `.env.example` and the error messages are
+made from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class CommonSettings(Struct, frozen=True, kw_only=True):
+    """What every process of Convoy reads."""
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="Least severe log record that is written."),
+    ] = "info"
+    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or text for people.")] = "json"
+    state_dir: Annotated[
+        str, Meta(min_length=1, description="Folder of run-time state: logs, Envoy's live files, the pods file, process ids.")
+    ] = ".convoy"
+
+
+class CapacitySettings(CommonSettings, frozen=True, kw_only=True):
+    """What pods and edge must agree on: how much one pod holds, and the time limits, in one order."""
+
+    max_concurrent_requests: Annotated[
+        int, Meta(ge=1, le=4096, description="Requests that one pod generates at the same time (slots).")
+    ] = 16
+    queue_capacity: Annotated[
+        int, Meta(ge=0, le=100_000, description="Requests that wait in one pod for a slot; one more is answered 429 queue_full.")
+    ] = 64
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
+    ] = 8 * 1024 * 1024
+    queue_timeout_seconds: Annotated[Seconds, Meta(description="Longest wait for a slot; past it the answer is 429 queue_full.")] = 10
+    keepalive_seconds: Annotated[
+        Seconds,
+        Meta(description="A stream silent for so long before its first token commits its headers and sends `: keepalive` comments."),
+    ] = 15
+    first_token_timeout_seconds: Annotated[
+        Seconds, Meta(description="A stream without response headers for so long is tried on another pod.")
+    ] = 20
+    hang_timeout_seconds: Annotated[
+        Seconds, Meta(description="A pod whose event loop is silent for so long is killed and started again.")
+    ] = 30
+    stall_timeout_seconds: Annotated[Seconds, Meta(description="A stream that brings no byte for so long is ended by the edge.")] = 60
+    request_timeout_seconds: Annotated[Seconds, Meta(description="Longest time for a whole JSON answer; past it 504 upstream_timeout.")] = (
+        600
+    )
+    drain_timeout_seconds: Annotated[Seconds, Meta(description="How long a stopping pod lets its running requests finish.")] = 30
+
+    def problem(self) -> str | None:
+        """The one-line reason why these values do not fit together, or None.
+
+        The time limits have one order: each later one must leave the earlier one time to act.
+        """
+        order = [
+            "queue_timeout_seconds",
+            "keepalive_seconds",
+            "first_token_timeout_seconds",
+            "hang_timeout_seconds",
+            "stall_timeout_seconds",
+            "request_timeout_seconds",
+        ]
+        for lower, upper in itertools.pairwise(order):
+            if getattr(self, lower) >= getattr(self, upper):
+                return f"{lower.upper()}={getattr(self, lower):g} must be less than {upper.upper()}={getattr(self, upper):g}"
+        return None
+
+
+class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
+    """One pod: `python -m services.engine`."""
+
+    engine: Annotated[Literal["transformers", "fake"], Meta(description="Generation backend of the pods.")] = "transformers"
+    model_name: Annotated[
+        str, Meta(min_length=1, description="`demo` (shipped), a path, or a Hugging Face id (safetensors only, no remote code).")
+    ] = "demo"
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Meta(description="Number format of the weights; auto takes what the processor is fast at."),
+    ] = "auto"
+    max_model_len: Annotated[
+        int, Meta(ge=0, le=10_000_000, description="Context in tokens, prompt and answer together; 0 takes the model's own.")
+    ] = 0
+    num_threads: Annotated[
+        int, Meta(ge=0, le=1024, description="Compute threads of one pod; 0 means cores divided by PODS, at least 1.")
+    ] = 0
+    enable_backpressure: Annotated[
+        bool, Meta(description="Refuse with 429 when the queue is full; false lets the queue grow without bound.")
+    ] = True
+    log_prompts: Annotated[bool, Meta(description="Write prompts and answers into the log. Off: no text of users is logged.")] = False
+    fake_first_token_ms: Annotated[float, Meta(ge=0, le=600_000, description="ENGINE=fake: milliseconds until the first token.")] = 10
+    fake_tokens_per_second: Annotated[
+        float, Meta(gt=0, le=1e9, description="ENGINE=fake: tokens per second of each request after the first.")
+    ] = 200
+    fake_load_seconds: Annotated[float, Meta(ge=0, le=600, description="ENGINE=fake: seconds that loading takes.")] = 0
+    fake_failure: Annotated[
+        Literal["none", "error", "error_after_first_token", "exit", "hang", "load"],
+        Meta(
+            description="ENGINE=fake: fail each request (error, error_after_first_token), end the process at a request (exit), "
+            "never answer (hang), or fail to load (load)."
+        ),
+    ] = "none"
+
+
+class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
+    """The runner, parent of the pods of one machine."""
+
+    pods: Annotated[int, Meta(ge=1, le=256, description="Engine pods on this machine.")] = 2
+    pod_start: Annotated[
+        Literal["auto", "fork", "exec"],
+        Meta(description="How a pod starts: fork of the warmed runner (fast), exec of a new process; auto forks where that is possible."),
+    ] = "auto"
+    pod_host: Annotated[str, Meta(min_length=1, description="Address on which pods listen.")] = "127.0.0.1"
+    pod_log_dir: Annotated[
+        str, Meta(description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.")
+    ] = ""
+    pod_port: Annotated[Port, Meta(description="Port of the first pod, the next ones count up; 0 takes free ports.")] = 0
+
+
+class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
+    """The edge, which writes Envoy's files."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address on which Envoy listens for clients.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port on which Envoy listens for clients.")] = 8000
+    admin_port: Annotated[Port, Meta(description="Port of Envoy's admin interface, on loopback; 0 takes a free one.")] = 0
+    pod_source: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^file:.+$",
+            description="Where the edge learns the pods: `file:PATH`; empty means the runner's pods file in STATE_DIR.",
+        ),
+    ] = ""
+
+
+class OpsSettings(CommonSettings, frozen=True, kw_only=True):
+    """The `convoy` command and the installation."""
+
+    torch_backend: Annotated[
+        Literal["default", "cpu"],
+        Meta(
+            description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
+        ),
+    ] = "default"
+
+
+ALL: tuple[type[CommonSettings], ...] = (RunnerSettings, EdgeSettings, OpsSettings)
+"""Together these hold every setting; `.env.example` lists them in this order."""

@@ -1,0 +1,121 @@
+"""Reads a settings class from the environment and a `.env` file; every mistake becomes one readable line."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+
+import msgspec
+
+from services.settings import declared
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+S = TypeVar("S", bound=declared.CommonSettings)
+
+# A foreign variable of the environment is a misspelt setting only if it is this near to one; `.env` is Convoy's own and must be exact.
+_NEAR = 0.88
+_MAKE_ONLY = {"DETACH"}
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, malformed, out of range, or does not fit the others; the message names it and what is allowed."""
+
+
+def load(cls: type[S], env: Mapping[str, str] | None = None) -> S:
+    """Reads `cls` from `env` (default: the process environment); raises `SettingsError`."""
+    env = os.environ if env is None else env
+    _refuse_misspelt(env)
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(cls):
+        name = field.name.upper()
+        raw = env.get(name, "")
+        if raw.strip():
+            values[field.name] = _convert(name, raw.strip(), field)
+    settings = cls(**values)
+    problem = settings.problem() if isinstance(settings, declared.CapacitySettings) else None
+    if problem:
+        raise SettingsError(problem)
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables of a `.env` file, empty if there is none; raises `SettingsError` for a name that is no setting."""
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values  # noqa: PLC0415 - only the commands that people type read the file; a pod never does
+
+    values = {name: value or "" for name, value in dotenv_values(path).items()}
+    for name in values:
+        if name not in known_names():
+            raise SettingsError(f"{path.name}: {name} is not a setting of Convoy{_nearest(name)}; see .env.example")
+    return values
+
+
+def known_names() -> frozenset[str]:
+    """The environment variables that are settings."""
+    return frozenset(field.name.upper() for cls in declared.ALL for field in msgspec.structs.fields(cls))
+
+
+def help_of(field: msgspec.structs.FieldInfo) -> str:
+    """The description in a field's innermost-first `Meta`s."""
+    return next((m.description for m in _metas(field.type) if m.description), "")
+
+
+def allowed_of(field: msgspec.structs.FieldInfo) -> str:
+    """What a field accepts, in words: `one of …`, `a whole number from … to …`, `true or false`."""
+    base = _strip(field.type)
+    if get_origin(base) is not None:
+        return "one of " + ", ".join(str(arg) for arg in get_args(base))
+    if base is bool:
+        return "true or false"
+    if base is str:
+        return "a text" if not any(m.pattern for m in _metas(field.type)) else help_of(field).rstrip(".")
+    kind = "a whole number" if base is int else "a number"
+    lower = next(
+        (f"from {m.ge:,}" if m.ge is not None else f"above {m.gt:,}" for m in _metas(field.type) if (m.ge, m.gt) != (None, None)), ""
+    )
+    upper = next((f"to {m.le:,}" for m in _metas(field.type) if m.le is not None), "")
+    return " ".join(part for part in (kind, lower, upper) if part).replace(",", "")
+
+
+def _convert(name: str, raw: str, field: msgspec.structs.FieldInfo) -> object:
+    if _strip(field.type) is bool:
+        raw = {"1": "true", "0": "false", "yes": "true", "no": "false", "on": "true", "off": "false"}.get(raw.lower(), raw.lower())
+    try:
+        return msgspec.convert(raw, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{name}={raw}: must be {allowed_of(field)}") from error
+
+
+def _refuse_misspelt(env: Mapping[str, str]) -> None:
+    known = known_names()
+    for name in env:
+        if name not in known and name.isupper() and difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
+            raise SettingsError(f"{name} is not a setting of Convoy{_nearest(name)}; see .env.example")
+
+
+    for name in re.findall(r"(?<!\S)([A-Z][A-Z0-9_]*)=", env.get("MAKEFLAGS", "").partition("-- ")[2]):
+        # What stands on make's command line is meant for us, so it must be exact.
+        if name not in known and name not in _MAKE_ONLY:
+            raise SettingsError(f"{name} is not a setting of Convoy{_nearest(name)}; see .env.example")
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, known_names(), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _metas(kind: Any) -> list[msgspec.Meta]:
+    return [m for m in getattr(kind, "__metadata__", ()) if isinstance(m, msgspec.Meta)][::-1]
+
+
+def _strip(kind: Any) -> Any:
+    return _strip(kind.__origin__) if hasattr(kind, "__metadata__") else kind
+
+
+__all__ = ["SettingsError", "allowed_of", "help_of", "known_names", "load", "read_env_file"]
