@@ -1,0 +1,1 @@
+"""The pod: one aiohttp server in front of one generation backend."""

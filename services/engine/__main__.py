@@ -1,0 +1,31 @@
+"""`python -m services.engine`: the runner and its pods.
+
+`… pod NAME LISTENER PIPE` is a pod that the runner executes, with two inherited file descriptors.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from services.settings import EngineSettings, RunnerSettings, SettingsError, load
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code."""
+    try:
+        if arguments[:1] == ["pod"]:
+            from services.engine.pod import run_pod  # noqa: PLC0415 - a runner that executes its pods stays small without it
+
+            name, listener, pipe = arguments[1:]
+            return run_pod(load(EngineSettings), name, socket.socket(fileno=int(listener)), int(pipe))
+        from services.engine.runner import Runner  # noqa: PLC0415 - likewise
+
+        return Runner(load(RunnerSettings)).run()
+    except SettingsError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

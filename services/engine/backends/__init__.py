@@ -1,0 +1,41 @@
+"""Generation backends behind a registry that imports only the chosen one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.engine.token_generator import TokenGenerator
+
+if TYPE_CHECKING:
+    from services.settings import EngineSettings
+
+# The imports stand in the functions on purpose: torch costs seconds and hundreds of megabytes, and only one engine is ever used.
+# ruff: noqa: PLC0415
+
+
+def create_generator(settings: EngineSettings) -> TokenGenerator:
+    """The generator that `ENGINE` names, not yet started."""
+    if settings.engine == "fake":
+        from services.engine.backends.fake import FakeBackend, FakeTokenizer
+
+        return TokenGenerator(FakeBackend(settings), FakeTokenizer)
+    from services.engine.backends.transformers import create
+
+    return create(settings)
+
+
+def preimport(settings: EngineSettings) -> None:
+    """Imports what the pods will need, for a parent that forks them; starts no thread and touches no device."""
+    if settings.engine == "transformers":
+        from services.engine.backends.transformers import preimport as preimport_transformers
+
+        preimport_transformers()
+
+
+def can_fork(settings: EngineSettings) -> bool:
+    """Whether a pod of this engine may be a fork: CUDA does not survive one."""
+    if settings.engine == "fake":
+        return True
+    from services.engine.backends.transformers import runs_on_cpu
+
+    return runs_on_cpu(settings)

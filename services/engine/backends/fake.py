@@ -1,0 +1,174 @@
+"""A deterministic engine that computes nothing, for tests and load only; its answers say so.
+
+Like a real engine it works in steps: each step gives every running request its next token. Time to first token, tokens per second and
+failures are settings. A token is up to four bytes of UTF-8, so characters do get cut between tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from services.engine.generation import BackendError, Load, ModelInfo
+from services.engine.mailbox import Mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from services.engine.generation import GenerationRequest, TokenEvent
+    from services.settings import EngineSettings
+
+_BYTES_PER_TOKEN = 4
+_END_OF_TEXT = 0
+_CONTEXT_TOKENS = 4096
+_MIN_STEP_SECONDS = 0.001
+_EXIT_CODE = 3
+
+_ANSWER = (
+    "I am the fake engine of Convoy: I compute nothing and only count words 🚚. ",
+    "This sentence is here to be long, naïve and full of straße, café and 漢字. ",
+    "A test or a load generator asked for me; a real model would answer you. ",
+)
+
+
+class FakeTokenizer:
+    """Four bytes of UTF-8 a token; reversible."""
+
+    eos_token_ids = frozenset({_END_OF_TEXT})
+
+    def encode(self, text: str) -> list[int]:
+        """Token id: the bytes, little-endian, below their number."""
+        data = text.encode()
+        pieces = (data[i : i + _BYTES_PER_TOKEN] for i in range(0, len(data), _BYTES_PER_TOKEN))
+        return [len(piece) << 32 | int.from_bytes(piece, "little") for piece in pieces]
+
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """One line a message."""
+        return self.encode("".join(f"{message['role']}: {message.get('content') or ''}\n" for message in messages) + "assistant:")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The bytes as text; incomplete characters become U+FFFD."""
+        data = b"".join((token & 0xFFFF_FFFF).to_bytes(_BYTES_PER_TOKEN, "little")[: token >> 32] for token in token_ids)
+        return data.decode(errors="replace")
+
+
+class FakeBackend:
+    """Answers every request with the same sentences, at a set pace."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        """Reads the `fake_*` settings."""
+        self._settings = settings
+        self._rows: dict[Mailbox, _Row] = {}
+        self._wake = asyncio.Event()
+        self._steps: asyncio.Task[None] | None = None
+
+    async def start(self, progress: Callable[[str], None]) -> ModelInfo:
+        """Pretends to load for `fake_load_seconds`."""
+        progress("pretending to load")
+        await asyncio.sleep(self._settings.fake_load_seconds)
+        if self._settings.fake_failure == "load":
+            raise BackendError("FAKE_FAILURE=load: the fake engine was told not to load")
+        self._steps = asyncio.create_task(self._run())
+        return ModelInfo(self._settings.max_model_len or _CONTEXT_TOKENS, 5 << 32, "none", "none")
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """The fixed sentences as tokens, until `max_tokens` or, unless the stop token is ignored, their end."""
+        if self._settings.fake_failure == "exit":
+            os._exit(_EXIT_CODE)
+        if self._settings.fake_failure == "error":
+            raise BackendError("FAKE_FAILURE=error: the fake engine was told to fail")
+        mailbox = Mailbox()
+        start = asyncio.get_running_loop().time() + self._settings.fake_first_token_ms / 1000
+        self._rows[mailbox] = _Row(request, start)
+        self._wake.set()
+        try:
+            while True:
+                event = await mailbox.get()
+                yield event
+                if event.finish_reason:
+                    return
+        finally:
+            self._rows.pop(mailbox, None)
+
+    def load(self) -> Load:
+        """Rows and their pace."""
+        return Load(running=len(self._rows), tokens_per_second=len(self._rows) * self._settings.fake_tokens_per_second)
+
+    async def stop(self) -> None:
+        """Ends running requests with an error."""
+        if self._steps:
+            self._steps.cancel()
+        for mailbox in list(self._rows):
+            mailbox.fail(BackendError("The engine was stopped"))
+
+    async def _run(self) -> None:
+        """One step after the other, on a clock of its own; sleeps while no row runs."""
+        loop = asyncio.get_running_loop()
+        step_seconds = max(_MIN_STEP_SECONDS, 1 / self._settings.fake_tokens_per_second)
+        while True:
+            if not self._rows:
+                self._wake.clear()
+                await self._wake.wait()
+            await asyncio.sleep(step_seconds)
+            if self._settings.fake_failure == "hang":
+                continue
+            now = loop.time()
+            for mailbox, row in list(self._rows.items()):
+                self._step(mailbox, row, now)
+
+    def _step(self, mailbox: Mailbox, row: _Row, now: float) -> None:
+        count = row.due(now, self._settings.fake_tokens_per_second)
+        if count < 1:
+            return
+        if row.num_tokens and self._settings.fake_failure == "error_after_first_token":
+            mailbox.fail(BackendError("FAKE_FAILURE=error_after_first_token: the fake engine was told to fail"))
+            self._rows.pop(mailbox, None)
+            return
+        tokens = row.take(count)
+        reason = row.finish_reason
+        mailbox.put(tokens, num_tokens=len(tokens) + (reason == "stop"), finish_reason=reason)
+        if reason:
+            self._rows.pop(mailbox, None)
+
+
+class _Row:
+    """One request on its way."""
+
+    def __init__(self, request: GenerationRequest, start: float) -> None:
+        self.num_tokens = len(request.resume_token_ids)
+        self.finish_reason: Any = None
+        self._start = start
+        self._begun = self.num_tokens
+        self._max_tokens = request.max_tokens
+        ends = _END_OF_TEXT in request.stop_token_ids
+        self._tokens: Iterator[int] = islice(_answer(endless=not ends, at_least=request.min_tokens), self.num_tokens, None)
+
+    def due(self, now: float, tokens_per_second: float) -> int:
+        """Tokens that should have come by `now` and have not."""
+        if now < self._start:
+            return 0
+        return 1 + int((now - self._start) * tokens_per_second) - (self.num_tokens - self._begun)
+
+    def take(self, count: int) -> list[int]:
+        """The next tokens; sets `finish_reason` with the last."""
+        wanted = min(count, self._max_tokens - self.num_tokens)
+        tokens = list(islice(self._tokens, wanted))
+        self.num_tokens += len(tokens)
+        if len(tokens) < wanted:
+            self.finish_reason = "stop"
+        elif self.num_tokens == self._max_tokens:
+            self.finish_reason = "length"
+        return tokens
+
+
+def _answer(*, endless: bool, at_least: int) -> Iterator[int]:
+    tokenizer, num_tokens = FakeTokenizer(), 0
+    while True:
+        for sentence in _ANSWER:
+            for token in tokenizer.encode(sentence):
+                num_tokens += 1
+                yield token
+        if not endless and num_tokens >= at_least:
+            return

@@ -1,0 +1,147 @@
+"""Pod processes: how one is started (fork of the warmed runner, or exec of a new one), watched and ended. Parent side only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from services.settings import RunnerSettings
+
+How = Literal["fork", "exec"]
+_MAX_LOG_BYTES = 10 * 1024 * 1024
+
+
+class Child:
+    """A pod process of this runner: its pid, its port, and the pipe on which it beats."""
+
+    def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None) -> None:
+        """`process` is set for an executed pod; a forked one is waited for by its pid."""
+        self.name, self.pid, self.port, self.pipe = name, pid, port, pipe
+        self.started_at = time.time()
+        self.heard_at = time.monotonic()
+        self.state = ""
+        self.failure = ""
+        self.killed_for = ""
+        self._process = process
+        self._pending = b""
+
+    def hear(self) -> None:
+        """Reads what the pod said since the last call."""
+        with suppress(BlockingIOError):
+            while data := os.read(self.pipe, 4096):
+                self._pending += data
+        *lines, self._pending = self._pending.split(b"\n")
+        for line in lines:
+            self.heard_at = time.monotonic()
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            self.state = word
+            if word == "failed":
+                self.failure = rest
+
+    def poll(self) -> int | None:
+        """The exit code if the process has ended (negative: the signal that killed it), else None."""
+        if self._process is not None:
+            return self._process.poll()
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signals the process, if it is still there."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def last_words(self, code: int) -> str:
+        """Why it ended, for people."""
+        if self.killed_for:
+            return self.killed_for
+        if self.failure:
+            return f"failed: {self.failure}"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+    def close(self) -> None:
+        """Gives the pipe back."""
+        os.close(self.pipe)
+
+
+def start(settings: RunnerSettings, name: str, port: int, how: How) -> Child:
+    """Starts a pod that listens on `port` of POD_HOST (0: a free one). Raises `OSError` if the port cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.pod_host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.pod_host, port))
+    hears, says = os.pipe()
+    os.set_blocking(hears, False)
+    try:
+        launch = _fork if how == "fork" else _execute
+        pid, process = launch(settings, name, listener, hears, says)
+        return Child(name, pid, listener.getsockname()[1], hears, process)
+    finally:
+        os.close(says)
+        listener.close()  # with it open here a dead pod's port would take connections that nobody answers
+
+
+def _execute(settings: RunnerSettings, name: str, listener: socket.socket, _: int, says: int) -> tuple[int, subprocess.Popen[bytes]]:
+    log = _open_log(settings, name)
+    command = [sys.executable, "-m", "services.engine", "pod", name, str(listener.fileno()), str(says)]
+    environment = os.environ | {"NUM_THREADS": str(threads_per_pod(settings))}
+    try:
+        process = subprocess.Popen(command, pass_fds=(listener.fileno(), says), stdout=log, stderr=log, env=environment)
+    finally:
+        if log is not None:
+            os.close(log)
+    return process.pid, process
+
+
+def _fork(settings: RunnerSettings, name: str, listener: socket.socket, hears: int, says: int) -> tuple[int, None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid, None
+    code = 70  # EX_SOFTWARE: something broke before the pod could say what
+    try:
+        os.close(hears)
+        code = _in_child(settings, name, listener, says)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # not sys.exit: the runner's own cleanup must not happen twice
+
+
+def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says: int) -> int:
+    import msgspec  # noqa: PLC0415 - imported already; only the child needs the name
+
+    from services.engine.pod import run_pod  # noqa: PLC0415 - likewise
+
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    log = _open_log(settings, name)
+    if log is not None:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+    return run_pod(msgspec.structs.replace(settings, num_threads=threads_per_pod(settings)), name, listener, says)
+
+
+def _open_log(settings: RunnerSettings, name: str) -> int | None:
+    """The pod's own log file, so that it can still write when the runner is gone; None is the runner's output."""
+    if not settings.pod_log_dir:
+        return None
+    path = Path(settings.pod_log_dir) / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        path.replace(path.with_suffix(".log.1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def threads_per_pod(settings: RunnerSettings) -> int:
+    """NUM_THREADS, or an equal share of the cores: threads beyond the cores cost a factor, not per cent."""
+    return settings.num_threads or max(1, len(os.sched_getaffinity(0)) // settings.pods)

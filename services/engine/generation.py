@@ -1,0 +1,114 @@
+"""The core types of generation: what a backend is asked, what it answers. No HTTP, no torch.
+
+A `Backend` knows token ids only. A `Generator` is what handlers call: text in, text events out; `TokenGenerator` makes one from the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
+
+    `seed` is always set: randomness is a function of (seed, position) alone.
+    """
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation, in token ids.
+
+    The backend ends after `max_tokens` new tokens ("length") or at a token of `stop_token_ids` ("stop"; that token is not sent on), which
+    cannot be drawn before `min_tokens` new tokens. `deadline` is on the clock of `time.monotonic()`. `resume_token_ids` were already sent
+    to the client: generation continues after them, and they count as new tokens.
+    """
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    max_tokens: int
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    deadline: float | None = None
+    resume_token_ids: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class TokenEvent:
+    """New tokens of one request, in order; what was not read yet is merged into one event. The last one has `finish_reason`.
+
+    `text` is filled by `TokenGenerator`. `num_tokens` counts the drawn tokens, the stop token included (it is part of the usage).
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    num_tokens: int = 0
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1."""
+
+    running: int = 0
+    tokens_per_second: float = 0.0
+    cache_usage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What was loaded. `context_tokens` holds for prompt and answer together."""
+
+    context_tokens: int
+    vocabulary_size: int
+    device: str
+    dtype: str
+
+
+class BackendError(Exception):
+    """The engine broke on a request, or could not load; the message is fit for a log line."""
+
+
+class Backend(Protocol):
+    """A generation engine. It never queues: admission gives it at most MAX_CONCURRENT_REQUESTS requests at once."""
+
+    async def start(self, progress: Callable[[str], None]) -> ModelInfo:
+        """Loads the model; `progress` takes a line for people. Raises `BackendError`."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
+        """Yields events until one has a finish reason; closing the iterator cancels the work within one step. Raises `BackendError`."""
+
+    def load(self) -> Load:
+        """What it is doing now."""
+
+    async def stop(self) -> None:
+        """Frees everything; running generations end with `BackendError`."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. `encode*` may be slow for long texts: they are called off the event loop, from several threads."""
+
+    eos_token_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; a special token's text is plain text, and none is added but the model's start token."""
+
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Token ids of a conversation in the model's chat template, up to the assistant's turn; `ValueError` if it refuses."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens; an incomplete UTF-8 character at the end gives U+FFFD."""

@@ -1,0 +1,156 @@
+"""One short coroutine per endpoint: parse, prepare, admit, generate, encode."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS
+from services.engine.middleware import EXCHANGE
+from services.engine.streaming import stream
+from services.openai import requests, responses
+from services.openai.chunks import ChatChunks, CompletionChunks
+from services.openai.errors import ModelNotFound, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from services.openai.schema import openapi
+from services.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.engine.exchange import Exchange
+    from services.engine.runs import Run
+    from services.engine.token_generator import Prepared
+    from services.openai.requests import ChatRequest, CompletionRequest
+
+log = get_logger()
+
+# Through Envoy the body comes at once or its own limit answers 408 first; this one is for those who ask the pod directly.
+_BODY_SECONDS = 60
+_JSON = "application/json"
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    return await _chat(request, requests.decode_chat)
+
+
+async def short_chat(request: web.Request) -> web.StreamResponse:
+    """POST /chat: the short form of chat completions."""
+    return await _chat(request, requests.decode_short_chat)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    decoded = requests.decode_completion(await _body(request))
+    exchange = _checked(request, decoded)
+    prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded)
+    return await _generate(request, decoded, prepared)
+
+
+async def _chat(request: web.Request, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
+    decoded = decode(await _body(request))
+    exchange = _checked(request, decoded)
+    prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded)
+    return await _generate(request, decoded, prepared)
+
+
+def _checked(request: web.Request, decoded: ChatRequest | CompletionRequest) -> Exchange:
+    """The exchange of a request that this pod takes now; refuses the others."""
+    pod = request.app[POD]
+    if decoded.model not in {None, pod.model}:
+        raise ModelNotFound(f"model {str(decoded.model)[:200]!r} is not served here; {pod.model!r} is, also when left out", param="model")
+    request.app[HEALTH].check_ready()
+    exchange: Exchange = request[EXCHANGE]
+    return exchange
+
+
+async def _generate(request: web.Request, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> web.StreamResponse:
+    """Runs a prepared request and answers it, whole or as a stream."""
+    pod, exchange, options = request.app[POD], request[EXCHANGE], decoded.options
+    is_chat = isinstance(decoded, requests.ChatRequest)
+    exchange.num_prompt_tokens = prepared.num_prompt_tokens
+    if pod.settings.log_prompts:
+        log.info("prompt", request_id=exchange.request_id, prompt=decoded.messages if is_chat else decoded.prompt)  # type: ignore[union-attr]
+    run = exchange.run = await request.app[RUNS].start(prepared)
+    subscription = run.subscribe()
+    try:
+        answer_id, created = responses.new_id("chatcmpl" if is_chat else "cmpl"), int(time.time())
+        if options.stream:
+            kind = ChatChunks if is_chat else CompletionChunks
+            chunks = kind(id=answer_id, created=created, model=pod.model, include_usage=options.include_usage)
+            return await stream(request, exchange, subscription, chunks, pod.settings.keepalive_seconds)
+        text = await subscription.whole()
+        if pod.settings.log_prompts:
+            log.info("answer", request_id=exchange.request_id, answer=text)
+        encode = responses.chat_completion if is_chat else responses.text_completion
+        return web.Response(body=_whole(partial(encode, id=answer_id, created=created, model=pod.model), run, text), content_type=_JSON)
+    finally:
+        subscription.close()
+
+
+def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
+    usage = responses.count_usage(run.prepared.num_prompt_tokens, run.num_tokens)
+    return encode(text=text, finish_reason=run.finish_reason, usage=usage)
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body, whose type and size were checked. Raises `UnsupportedMediaType`, `RequestTooLarge` or `RequestTimeout`."""
+    if request.headers.get("Content-Type") is not None and request.content_type != _JSON:
+        raise UnsupportedMediaType(f"Content-Type must be application/json, got {request.content_type[:100]}")
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding must be identity, got {encoding[:100]}")
+    limit = request.app[POD].settings.max_body_bytes
+    if (request.content_length or 0) > limit:
+        raise RequestTooLarge(f"The body has {request.content_length} bytes, more than MAX_BODY_BYTES={limit}")
+    try:
+        return await asyncio.wait_for(request.read(), _BODY_SECONDS) if request.can_read_body else b""
+    except asyncio.TimeoutError:
+        raise RequestTimeout(f"The body did not come within {_BODY_SECONDS} seconds") from None
+
+
+async def models(request: web.Request) -> web.Response:
+    """GET /v1/models."""
+    pod = request.app[POD]
+    return web.Response(body=responses.model_list([(pod.model, pod.created)]), content_type=_JSON)
+
+
+async def model(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}; the id may contain slashes, escaped or not."""
+    pod, asked = request.app[POD], request.match_info["id"]
+    if asked != pod.model:
+        raise ModelNotFound(f"model {asked[:200]!r} is not served here; {pod.model!r} is", param="model")
+    return web.Response(body=responses.model_object(pod.model, pod.created), content_type=_JSON)
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """GET /healthz and /livez: the event loop answers."""
+    return web.Response(body=b'{"ok": true}', content_type=_JSON)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET /readyz: whether requests are taken, by whom, and if not, why."""
+    status, body = request.app[HEALTH].readiness(request.app[POD].name)
+    return web.Response(status=status, body=msgspec.json.encode(body), content_type=_JSON)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics, in Prometheus' text format."""
+    declared, model_name = request.app[METRICS], request.app[METRICS].model
+    admission, health = request.app[ADMISSION], request.app[HEALTH]
+    declared.queue_depth.labels(model_name).set(admission.waiting)
+    declared.slots_in_use.labels(model_name).set(admission.running)
+    declared.ready.labels(model_name).set(health.state == "ready")
+    declared.cache_usage.labels(model_name).set(request.app[GENERATOR].load().cache_usage)
+    return web.Response(body=generate_latest(declared.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def openapi_json(request: web.Request) -> web.Response:
+    """GET /openapi.json, made from the types that validate."""
+    return web.Response(body=msgspec.json.encode(openapi(request.app[POD].model)), content_type=_JSON)

@@ -1,0 +1,35 @@
+"""What handlers find in the app, under typed keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from services.engine.admission import Admission
+from services.engine.health import Health
+from services.engine.runs import Runs
+from services.engine.token_generator import TokenGenerator
+from services.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from services.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Who this pod is and what it was told. `model` is the served model's id, `created` its time in Unix seconds."""
+
+    name: str
+    model: str
+    created: int
+    settings: EngineSettings
+
+
+POD = web.AppKey("pod", Pod)
+ADMISSION = web.AppKey("admission", Admission)
+GENERATOR = web.AppKey("generator", TokenGenerator)
+HEALTH = web.AppKey("health", Health)
+METRICS = web.AppKey("metrics", Metrics)
+RUNS = web.AppKey("runs", Runs)

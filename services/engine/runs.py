@@ -1,0 +1,210 @@
+"""Runs: generations owned by the app, not by the handler that asked for them.
+
+A run takes a slot, drives its generator in a task of its own and keeps what came; handlers subscribe to it. When the last subscriber
+leaves before the end, the run is cancelled and its slot is free again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from services.engine.generation import BackendError
+from services.openai.errors import EngineError
+from services.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.engine.admission import Admission, Admitted
+    from services.engine.generation import FinishReason, TokenEvent
+    from services.engine.token_generator import Prepared, TokenGenerator
+    from services.openai.errors import ApiError
+    from services.telemetry.metrics import Metrics
+
+log = get_logger()
+
+
+class Runs:
+    """Starts runs, and knows those under way."""
+
+    def __init__(self, generator: TokenGenerator, admission: Admission, metrics: Metrics) -> None:
+        """All three are the pod's own."""
+        self._generator = generator
+        self._admission = admission
+        self._metrics = metrics
+        self._active: set[asyncio.Task[None]] = set()
+
+    async def start(self, prepared: Prepared) -> Run:
+        """Waits for a slot and begins; the caller subscribes before it awaits anything else. Raises `QueueFull` or `Draining`."""
+        admitted = await self._admission.acquire()
+        self._metrics.queue_wait.labels(self._metrics.model).observe(admitted.waited_seconds)
+        self._metrics.prompt_tokens.labels(self._metrics.model).inc(prepared.num_prompt_tokens)
+        run = Run(prepared, admitted, self._generator, self._ended)
+        self._active.add(run.task)
+        run.task.add_done_callback(self._active.discard)
+        return run
+
+    async def idle(self) -> None:
+        """Returns when no run is under way."""
+        while self._active:
+            await asyncio.wait(self._active)
+
+    async def cancel_all(self) -> None:
+        """Ends every run now; their subscribers get an `EngineError`."""
+        for task in list(self._active):
+            task.cancel()
+        await self.idle()
+
+    def _ended(self, run: Run) -> None:
+        metrics, model = self._metrics, self._metrics.model
+        seconds = run.ended_at - run.started_at
+        self._admission.release(seconds)
+        metrics.generation_tokens.labels(model).inc(run.num_tokens)
+        metrics.generation_latency.labels(model).observe(seconds)
+        if run.first_token_at and run.num_tokens > 1:
+            metrics.inter_token.labels(model).observe((run.last_token_at - run.first_token_at) / (run.num_tokens - 1))
+        if run.broke:
+            metrics.engine_errors.labels(model).inc()
+
+
+class Run:
+    """One generation and what came of it so far. Times are on the clock of `time.monotonic()`, in seconds; 0 is not yet."""
+
+    def __init__(self, prepared: Prepared, admitted: Admitted, generator: TokenGenerator, on_end: Callable[[Run], None]) -> None:
+        """Begins at once."""
+        self.prepared = prepared
+        self.admitted = admitted
+        self.started_at = time.monotonic()
+        self.first_token_at = self.last_token_at = self.ended_at = 0.0
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.broke = False
+        self._error: ApiError | None = None
+        self._texts: list[str] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._num_subscribers = 0
+        self._generator = generator
+        self._on_end = on_end
+        self.task = asyncio.create_task(self._drive())
+
+    def subscribe(self) -> Subscription:
+        """A reader of the run from its beginning; `close` it."""
+        self._num_subscribers += 1
+        return Subscription(self)
+
+    def leave(self) -> None:
+        """A subscriber is gone; the last one takes an unfinished run with it."""
+        self._num_subscribers -= 1
+        if self._num_subscribers == 0:
+            self.task.cancel()
+
+    def read(self, start: int) -> tuple[str, int]:
+        """The text from piece `start` on, and the piece to go on from."""
+        end = len(self._texts)
+        return (self._texts[start] if end - start == 1 else "".join(self._texts[start:])), end
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return self.ended_at > 0
+
+    def raise_error(self) -> None:
+        """Raises what ended the run, if it was an error."""
+        if self._error is not None:
+            raise self._error
+
+    async def changed(self) -> None:
+        """Waits for the next piece or the end."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    async def _drive(self) -> None:
+        try:
+            async with aclosing(self._generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
+                async for event in events:
+                    self._take(event)
+            if self.finish_reason is None:
+                self._fail("The engine ended this request without a reason")
+        except BackendError as error:
+            self._fail(f"The engine broke on this request: {error}")
+        except asyncio.CancelledError:
+            self._error = EngineError("The generation was cancelled")
+            raise
+        except Exception as error:  # the worker's boundary: whatever broke, the subscribers must learn of it and the slot come free
+            log.exception("run.broke", error_type=type(error).__name__, request_id=self.prepared.request.request_id)
+            self._fail("The engine broke on this request")
+        finally:
+            self.ended_at = time.monotonic()
+            self._on_end(self)
+            self._wake()
+
+    def _take(self, event: TokenEvent) -> None:
+        now = time.monotonic()
+        if not self.first_token_at:
+            self.first_token_at = now
+        self.last_token_at = now
+        self.num_tokens += event.num_tokens
+        self._texts.append(event.text)
+        self.finish_reason = event.finish_reason
+        self._wake()
+
+    def _fail(self, message: str) -> None:
+        self.broke = True
+        self._error = EngineError(message)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+
+class Subscription:
+    """One reader's place in a run."""
+
+    def __init__(self, run: Run) -> None:
+        """At the beginning."""
+        self.run = run
+        self._next = 0
+
+    async def first(self) -> None:
+        """Waits until there is a token or the end. Raises the run's error, if it failed before any token."""
+        run = self.run
+        while not run.first_token_at and not run.is_over:
+            await run.changed()
+        if not run.first_token_at:
+            run.raise_error()
+
+    async def read(self) -> tuple[str, bool]:
+        """The text that came since the last call (waits for some), and whether it was the last. Raises the run's error after all text."""
+        run = self.run
+        while True:
+            text, self._next = run.read(self._next)
+            if run.finish_reason is not None:
+                return text, True
+            if text:
+                return text, False
+            if run.is_over:
+                run.raise_error()
+            await run.changed()
+
+    async def whole(self) -> str:
+        """The whole text, when the run is over. Raises the run's error."""
+        run = self.run
+        while not run.is_over and run.finish_reason is None:
+            await run.changed()
+        if run.finish_reason is None:
+            run.raise_error()
+        return run.read(0)[0]
+
+    def close(self) -> None:
+        """Leaves; to be called once."""
+        self.run.leave()

@@ -1,0 +1,71 @@
+"""One answer as server-sent events: headers with the first token, comments while it is silent, usage and times at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from services.openai.chunks import DONE, comment, error_event
+from services.openai.errors import ApiError
+from services.openai.responses import count_usage
+
+if TYPE_CHECKING:
+    from services.engine.exchange import Exchange
+    from services.engine.runs import Subscription
+    from services.openai.chunks import Chunks
+
+_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def stream(
+    request: web.Request, exchange: Exchange, subscription: Subscription, chunks: Chunks, keepalive_seconds: float
+) -> web.StreamResponse:
+    """Answers with a run's text as it comes. Raises the run's error if there is no token yet and no header was sent."""
+    response = web.StreamResponse(headers=_HEADERS)
+    first = asyncio.ensure_future(subscription.first())
+    try:
+        silent_until = exchange.arrived_at + keepalive_seconds
+        while not (await asyncio.wait({first}, timeout=max(0.0, silent_until - time.monotonic())))[0]:
+            await _keep_alive(request, exchange, response)
+            silent_until = time.monotonic() + keepalive_seconds
+        error = first.exception()
+        if error is not None and not response.prepared:
+            raise error  # before any byte it is still a true status code
+        if not response.prepared:
+            response.headers.update(exchange.headers())
+            await response.prepare(request)
+        await _send(response, exchange, subscription, chunks)
+    finally:
+        first.cancel()
+    return response
+
+
+async def _keep_alive(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> None:
+    if not response.prepared:
+        response.headers.update(exchange.headers())
+        await response.prepare(request)
+    await response.write(comment("keepalive"))
+
+
+async def _send(response: web.StreamResponse, exchange: Exchange, subscription: Subscription, chunks: Chunks) -> None:
+    """All frames; several that are ready together leave in one write. After the first byte an error is a last event, and no `[DONE]`."""
+    run, opening = subscription.run, chunks.role()
+    try:
+        while True:
+            text, is_last = await subscription.read()
+            frames = opening + chunks.delta(text) if text else opening
+            opening = b""
+            if is_last:
+                break
+            if frames:
+                await response.write(frames)
+    except ApiError as error:
+        await response.write_eof(error_event(error))
+        return
+    assert run.finish_reason is not None
+    usage = chunks.usage(count_usage(run.prepared.num_prompt_tokens, run.num_tokens))
+    times = comment("server-timing " + exchange.server_timing())
+    await response.write_eof(frames + chunks.finish(run.finish_reason) + usage + times + DONE)

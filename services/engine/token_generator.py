@@ -1,0 +1,140 @@
+"""Text in, text events out, over a backend that knows token ids only: template, tokenizer, detokenizer, stop strings.
+
+Shared by all local engines. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from services.engine.generation import GenerationRequest, SamplingParams, TokenEvent
+from services.engine.text import Detokenizer, StopStrings
+from services.openai.errors import ContextLengthExceeded, InvalidValue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from services.engine.generation import Backend, Load, ModelInfo, Tokenizer
+    from services.openai.requests import ChatRequest, CompletionRequest, GenerationOptions
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was checked against the model: what will be generated, and what text handling it wants."""
+
+    request: GenerationRequest
+    stop: tuple[str, ...]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.request.prompt_token_ids)
+
+
+class TokenGenerator:
+    """What handlers call. `prepare_*` may refuse a request; `generate` carries a prepared one out."""
+
+    def __init__(self, backend: Backend, load_tokenizer: Callable[[], Tokenizer]) -> None:
+        """`load_tokenizer` is called once, off the event loop, after the backend has loaded its model."""
+        self._backend = backend
+        self._load_tokenizer = load_tokenizer
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenizer")
+        self.tokenizer: Tokenizer
+        self.info: ModelInfo
+
+    async def start(self, progress: Callable[[str], None]) -> None:
+        """Loads model and tokenizer. Raises `BackendError`."""
+        self.info = await self._backend.start(progress)
+        self.tokenizer = await self._off_loop(self._load_tokenizer)
+
+    def load(self) -> Load:
+        """What the backend is doing now."""
+        return self._backend.load()
+
+    async def stop(self) -> None:
+        """Frees everything."""
+        await self._backend.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare_chat(self, request_id: str, chat: ChatRequest) -> Prepared:
+        """Templates, tokenizes and checks a conversation. Raises `BadRequest`."""
+        try:
+            token_ids = await self._off_loop(self.tokenizer.encode_chat, chat.messages)
+        except ValueError as error:
+            raise InvalidValue(f"messages: {error}", param="messages") from error
+        return self._prepared(request_id, token_ids, chat.options, "messages")
+
+    async def prepare_completion(self, request_id: str, completion: CompletionRequest) -> Prepared:
+        """Tokenizes and checks a bare prompt. Raises `BadRequest`."""
+        if isinstance(completion.prompt, str):
+            token_ids = await self._off_loop(self.tokenizer.encode, completion.prompt)
+        else:
+            token_ids = list(completion.prompt)
+            largest = max(token_ids, default=0)
+            if largest >= self.info.vocabulary_size:
+                raise InvalidValue(f"prompt: token ids must be below {self.info.vocabulary_size}, got {largest}", param="prompt")
+        return self._prepared(request_id, token_ids, completion.options, "prompt")
+
+    async def generate(self, prepared: Prepared) -> AsyncIterator[TokenEvent]:
+        """Events with text, until one has a finish reason; closing the iterator cancels the work. Raises `BackendError`."""
+        detokenizer = Detokenizer(self.tokenizer)
+        stop_strings = StopStrings(prepared.stop)
+        num_tokens = 0
+        async with aclosing(self._backend.generate(prepared.request)) as events:  # type: ignore[type-var]  # backends write async generators
+            async for event in events:
+                num_tokens += event.num_tokens
+                text = detokenizer.push(event.token_ids)
+                if event.finish_reason:
+                    text += detokenizer.flush()
+                if num_tokens > prepared.request.min_tokens:
+                    text, found = stop_strings.push(text)
+                    if found:
+                        yield TokenEvent(event.token_ids, text, event.num_tokens, "stop")
+                        return
+                if event.finish_reason:
+                    text += stop_strings.flush()
+                event.text = text
+                yield event
+
+    def _prepared(self, request_id: str, token_ids: Sequence[int], options: GenerationOptions, param: str) -> Prepared:
+        max_tokens = self._max_tokens(len(token_ids), options, param)
+        seed = options.seed if options.seed is not None else secrets.randbits(63)
+        request = GenerationRequest(
+            request_id=request_id,
+            prompt_token_ids=token_ids,
+            sampling=SamplingParams(seed, options.temperature, options.top_k, options.top_p, options.min_p),
+            max_tokens=max_tokens,
+            min_tokens=options.min_tokens,
+            stop_token_ids=frozenset() if options.ignore_eos else self.tokenizer.eos_token_ids,
+        )
+        return Prepared(request, options.stop)
+
+    def _max_tokens(self, num_prompt_tokens: int, options: GenerationOptions, param: str) -> int:
+        """How many new tokens may come: what was asked for, or all that the context leaves."""
+        if num_prompt_tokens == 0:
+            raise InvalidValue(f"{param} must hold at least one token", param=param)
+        context = self.info.context_tokens
+        left = context - num_prompt_tokens
+        if left < 1:
+            raise ContextLengthExceeded(
+                f"This model's context is {context} tokens; the prompt has {num_prompt_tokens} and must leave room for at least one more",
+                param=param,
+            )
+        name = options.max_tokens_param
+        if options.max_tokens is not None and options.max_tokens > left:
+            raise InvalidValue(
+                f"{name} must be at most {left}: the context is {context} tokens and the prompt has {num_prompt_tokens}", param=name
+            )
+        if options.min_tokens > left:
+            raise InvalidValue(f"min_tokens must be at most {left}: the context is {context} tokens", param="min_tokens")
+        return left if options.max_tokens is None else options.max_tokens
+
+    async def _off_loop(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -1,0 +1,1 @@
+"""The wire dialect of OpenAI as pure functions: decode, validate, encode, frame."""
