@@ -1,0 +1,38 @@
+# One line each, no logic: what a target does is in the script or module that it calls.
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test check fmt model model-eval bench lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## install what is missing, start everything, stay in the foreground (DETACH=1: return when ready; PODS=4 PORT=8010 ENGINE=fake …)
+	@scripts/setup.sh run && exec .venv/bin/convoy up $(if $(DETACH),--detach)
+
+down: ## stop everything
+	@scripts/setup.sh run && exec .venv/bin/convoy down
+
+status: ## what runs, and how often it had to be started again
+	@scripts/setup.sh run && exec .venv/bin/convoy status
+
+test: ## everything that CI runs: check, then all tests
+	@scripts/setup.sh dev && scripts/check.sh && exec $(PY) -m pytest
+
+check: ## linters, types, Envoy's files, sizes, import rule, locks: seconds, starts nothing
+	@scripts/setup.sh dev && exec scripts/check.sh
+
+fmt: ## format the code
+	@scripts/setup.sh dev && .venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+model: ## train the demo model from nothing (under an hour on 2 cores)
+	@scripts/setup.sh dev && exec $(PY) -m models.demo.train
+
+model-eval: ## ask the demo model what it was not trained on
+	@scripts/setup.sh dev && exec $(PY) -m models.demo.evaluate
+
+bench: ## measure, as ratios in one run; writes docs/benchmarks.md
+	@scripts/setup.sh dev && exec $(PY) -m bench
+
+lock: ## compile requirements/ from pyproject.toml
+	@exec scripts/lock.sh
