@@ -55,6 +55,6 @@ def _named(service: str) -> Processor:
     return add
 
 
-def get_logger() -> Any:  # noqa: ANN401 - structlog's bound loggers take any keys
+def get_logger() -> Any:
     """The process's logger: `log.info("edge.started", pods=2)`."""
     return structlog.get_logger()

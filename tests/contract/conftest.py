@@ -1,0 +1,41 @@
+"""Pods on their own, without Envoy: the same tests against every engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import openai
+import pytest
+
+from tests.running import RunningPods, running_pods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def fake() -> Iterator[RunningPods]:
+    """A pod of the fake engine."""
+    with running_pods(1, fake_first_token_ms=5, fake_tokens_per_second=500) as pods:
+        yield pods
+
+
+@pytest.fixture(scope="session")
+def real() -> Iterator[RunningPods]:
+    """A pod with the demo model."""
+    with running_pods(1, engine="transformers") as pods:
+        yield pods
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.model)])
+def pod(request: pytest.FixtureRequest) -> RunningPods:
+    """Each engine in turn."""
+    pods: RunningPods = request.getfixturevalue(request.param)
+    return pods
+
+
+@pytest.fixture
+def client(pod: RunningPods) -> Iterator[openai.OpenAI]:
+    """The official client; no retries, so that a test sees the first answer."""
+    with openai.OpenAI(base_url=pod.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
