@@ -61,7 +61,7 @@ def test_imports_point_one_way(path: Path) -> None:
     parts = path.relative_to(ROOT).parts
     owner = parts[1] if parts[1] in SERVICES else ""
     for name in _imported(path):
-        target = (name.split(".") + [""])[1]
+        target = [*name.split("."), ""][1]
         if name.startswith("services.") and target in SERVICES and owner:
             assert target == owner or target in ALLOWED[owner], f"{path} imports {name}"
 
@@ -90,7 +90,8 @@ def test_only_the_settings_package_reads_the_environment() -> None:
 def test_env_example_lists_the_settings_as_they_are() -> None:
     """`.env.example` is what scripts/write_env_example.py writes."""
     spec = importlib.util.spec_from_file_location("write_env_example", ROOT / "scripts/write_env_example.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / ".env.example").read_text() == module.text(), "run scripts/write_env_example.py"

@@ -56,7 +56,9 @@ def test_a_load_that_fails_ends_the_process_with_one_line(tmp_path: Path) -> Non
     assert PodsFile(tmp_path / "pods.json").read() == []
 
 
-@pytest.mark.parametrize("setting", [{"PODS": "none"}, {"MAX_CONCURENT_REQUESTS": "1"}, {"MODEL_NAME": "./no-such-model", "ENGINE": "transformers"}])
+@pytest.mark.parametrize(
+    "setting", [{"PODS": "none"}, {"MAX_CONCURENT_REQUESTS": "1"}, {"MODEL_NAME": "./no-such-model", "ENGINE": "transformers"}]
+)
 def test_what_cannot_start_says_why_in_one_line(setting: dict[str, str], tmp_path: Path) -> None:
     """A bad setting or a model that is not there: one line that names it, exit code 1."""
     env = os.environ | {"ENGINE": "fake", "STATE_DIR": str(tmp_path), "POD_LOG_DIR": str(tmp_path)} | setting

@@ -1,0 +1,62 @@
+"""`make bench`: measures, prints the tables and writes docs/benchmarks.md. `python -m bench pod edge` measures only these."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from bench import edge, engine, memory, pod
+from bench.measuring import ROOT, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
+    "pod": pod.measure,
+    "edge": edge.measure,
+    "engine": engine.measure,
+    "memory": memory.measure,
+}
+_HEAD = """\
+# Benchmarks
+
+Written by `make bench` on {day}: {cores} cores, {processor}, Python {python}. Ratios of one run are what to compare; absolute times belong
+to the machine, which was shared. `python -m bench NAME …` measures a part.
+"""
+
+
+def processor() -> str:
+    """The processor's name, as far as the machine tells it."""
+    with open("/proc/cpuinfo") as lines:  # noqa: PTH123 - a pseudo file
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+async def main(wanted: list[str]) -> int:
+    """Measures the wanted parts, all if none is named; the exit code."""
+    unknown = set(wanted) - set(PARTS)
+    if unknown:
+        print(f"bench: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 1
+    sections: list[Section] = []
+    for name in wanted or PARTS:
+        print(f"bench: {name} …", file=sys.stderr, flush=True)
+        sections += await PARTS[name]()
+    day = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
+    head = _HEAD.format(day=day, cores=os.cpu_count(), processor=processor(), python=platform.python_version())
+    text = "\n".join([head, *(section.markdown() for section in sections)])
+    Console().print(Markdown(text))
+    if not wanted:
+        (ROOT / "docs" / "benchmarks.md").write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))
