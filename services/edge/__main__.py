@@ -1,0 +1,79 @@
+"""`python -m services.edge [run|render|validate] [--files DIR]`: the edge as a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import yaml
+
+from services.edge.daemon import Edge
+from services.edge.files import ENVOY_DIR
+from services.edge.publishing import Publisher, read_pods
+from services.edge.validation import InvalidConfigError, validate_file
+from services.settings import EdgeSettings, SettingsError, load
+from services.telemetry.logging import configure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; 0 if all went well, 1 after one readable line about what did not."""
+    parser = argparse.ArgumentParser(prog="python -m services.edge", description=__doc__)
+    parser.add_argument("command", nargs="?", default="run", choices=["run", "render", "validate"])
+    parser.add_argument("--files", type=Path, default=ENVOY_DIR, metavar="DIR", help="folder of Envoy's files (default: envoy/)")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load(EdgeSettings)
+        publisher = Publisher(settings, options.files)
+        if options.command == "validate":
+            return _validate(publisher, options.files)
+        _require_ports(settings)
+        publisher.check()
+        return _render(publisher) if options.command == "render" else asyncio.run(_run(publisher))
+    except (SettingsError, InvalidConfigError, OSError, yaml.YAMLError) as error:
+        sys.stderr.write(f"edge: {error}\n")
+        return 1
+
+
+def _require_ports(settings: EdgeSettings) -> None:
+    for name in ("port", "admin_port"):
+        if getattr(settings, name) == 0:
+            raise SettingsError(f"{name.upper()}=0: the edge needs a port number here; `convoy up` picks a free one and passes it on")
+
+
+def _validate(publisher: Publisher, folder: Path) -> int:
+    """Envoy judges the files as they lie, then what is rendered from them."""
+    validate_file(folder.resolve() / "envoy.yaml", folder.resolve().parent)
+    publisher.check()
+    sys.stdout.write(f"{folder}: valid as it lies and as rendered\n")
+    return 0
+
+
+def _render(publisher: Publisher) -> int:
+    """Writes everything once, before Envoy starts. Of the endpoints on disk only those stay whose pods are in the pods file."""
+    try:
+        listed = {(pod.name, pod.host, pod.port) for pod in read_pods(publisher.pods_path)}
+    except FileNotFoundError:
+        listed = set()
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    present = [pod for pod in publisher.present_endpoints() if (pod.name, pod.host, pod.port) in listed]
+    publisher.write_all(present, publisher.present_retries())
+    return 0
+
+
+async def _run(publisher: Publisher) -> int:
+    """The daemon, until SIGTERM or SIGINT; Envoy then keeps what it has."""
+    configure(publisher.settings.log_level, publisher.settings.log_format, "edge")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Edge(publisher).run(stop)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

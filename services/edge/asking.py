@@ -1,0 +1,71 @@
+"""What the edge asks over HTTP: a pod whether it is ready, Envoy's admin what it runs. Answers only; nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+
+if TYPE_CHECKING:
+    from services.edge.pods import Answer, PodEntry
+
+# A ready pod answers in microseconds, and in milliseconds on a busy machine.
+_POD_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
+_ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
+
+_STATS_FILTER = r"^(cluster\.engine|cluster_manager\.cds|http\.clients\.rds\.clients)\.(version_text|update_rejected|update_failure)$"
+_RESOURCE_OF = {"cluster.engine": "endpoints", "cluster_manager.cds": "clusters", "http.clients.rds.clients": "routes"}
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What Envoy says it runs: the version of each resource, and how many updates of it Envoy has refused since it started."""
+
+    versions: dict[str, str]
+    refused: dict[str, int]
+
+
+async def ask_pod(session: aiohttp.ClientSession, entry: PodEntry) -> Answer:
+    """Asks a pod's `/readyz`; every failure is an answer, too."""
+    try:
+        async with session.get(f"http://{entry.host}:{entry.port}/readyz", timeout=_POD_TIMEOUT) as response:
+            return _judge(entry, response.status, await response.text())
+    except aiohttp.ClientConnectorError as error:
+        return "refused" if error.os_error.errno == errno.ECONNREFUSED else "silent"
+    except (aiohttp.ClientError, asyncio.TimeoutError, UnicodeDecodeError):
+        return "silent"
+
+
+def _judge(entry: PodEntry, status: int, text: str) -> Answer:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    fields = body if isinstance(body, dict) else {}
+    if fields.get("pod", entry.name) != entry.name:
+        return "foreign"
+    if fields.get("state") == "draining":
+        return "draining"
+    return "ready" if status == 200 else "loading"
+
+
+async def ask_envoy(session: aiohttp.ClientSession, admin_port: int) -> Running | None:
+    """Asks Envoy's admin on loopback which versions it runs; None if it does not answer."""
+    query = {"filter": _STATS_FILTER, "format": "json"}
+    try:
+        async with session.get(f"http://127.0.0.1:{admin_port}/stats", params=query, timeout=_ADMIN_TIMEOUT) as response:
+            stats = json.loads(await response.text())["stats"]
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError):
+        return None
+    versions: dict[str, str] = {}
+    refused: dict[str, int] = dict.fromkeys(_RESOURCE_OF.values(), 0)
+    for stat in stats:
+        scope, _, name = str(stat["name"]).rpartition(".")
+        if name == "version_text":
+            versions[_RESOURCE_OF[scope]] = str(stat["value"])
+        else:
+            refused[_RESOURCE_OF[scope]] += int(stat["value"])
+    return Running(versions, refused)

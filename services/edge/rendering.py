@@ -1,0 +1,123 @@
+"""Settings and pods become Envoy's files: pure functions from the data of `envoy/` to what is written. No input or output here."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.edge.files import EnvoyFiles, Json
+    from services.edge.pods import Endpoint
+    from services.settings import EdgeSettings
+
+RESOURCES = ("routes", "clusters", "endpoints")
+"""What Envoy re-reads while it runs; each lies in `<state>/xds/<name>.json`."""
+
+
+def resource_path(state_dir: Path, name: str) -> Path:
+    """Where the live file of a resource lies, absolute."""
+    return state_dir.resolve() / "xds" / f"{name}.json"
+
+
+def seconds(value: float) -> str:
+    """A duration as protobuf's JSON wants it: `0.25s`, `600s`."""
+    return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def bootstrap(files: EnvoyFiles, settings: EdgeSettings, envoy_dir: Path, state_dir: Path) -> Json:
+    """The bootstrap with its addresses, paths and limits set; what Envoy reads once, at its start."""
+    config = deepcopy(files.bootstrap)
+    config["admin"]["address"]["socket_address"]["port_value"] = settings.admin_port
+    config["dynamic_resources"]["cds_config"]["path_config_source"] = _watched(state_dir, "clusters")
+    listener = config["static_resources"]["listeners"][0]
+    listener["address"]["socket_address"] = {"address": settings.host, "port_value": settings.port}
+    manager = connection_manager(config)
+    manager["rds"]["config_source"]["path_config_source"] = _watched(state_dir, "routes")
+    for http_filter in manager["http_filters"]:
+        options = http_filter["typed_config"]
+        if "max_request_bytes" in options:
+            options["max_request_bytes"] = settings.max_body_bytes
+        if "default_source_code" in options:
+            source = options["default_source_code"]
+            source["filename"] = str(envoy_dir.resolve() / Path(source["filename"]).relative_to("envoy"))
+    return config
+
+
+def routes(files: EnvoyFiles, settings: EdgeSettings, num_retries: int) -> Json:
+    """The routes with time limits, body limit and the number of retries set."""
+    response = deepcopy(files.routes)
+    host = response["resources"][0]["virtual_hosts"][0]
+    host["request_body_buffer_limit"] = settings.max_body_bytes
+    host["retry_policy"]["num_retries"] = num_retries
+    by_name = {route["name"]: route for route in host["routes"]}
+    stream = by_name["generation_stream"]["route"]
+    stream["idle_timeout"] = seconds(settings.stall_timeout_seconds)
+    stream["retry_policy"]["per_try_timeout"] = seconds(settings.first_token_timeout_seconds)
+    stream["retry_policy"]["num_retries"] = num_retries
+    by_name["generation_json"]["route"]["timeout"] = seconds(settings.request_timeout_seconds)
+    return response
+
+
+def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json:
+    """The clusters with the admin port, the pods' file and what one pod can hold set."""
+    response = deepcopy(files.clusters)
+    by_name = {cluster["name"]: cluster for cluster in response["resources"]}
+    engine = by_name["engine"]
+    engine["eds_cluster_config"]["eds_config"]["path_config_source"] = _watched(state_dir, "endpoints")
+    budget = engine["circuit_breakers"]["thresholds"][0]["retry_budget"]
+    budget["min_retry_concurrency"] = settings.max_concurrent_requests + settings.queue_capacity
+    admin = by_name["admin"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
+    admin["endpoint"]["address"]["socket_address"]["port_value"] = settings.admin_port
+    return response
+
+
+def endpoints(files: EnvoyFiles, pods: Iterable[Endpoint]) -> Json:
+    """The pods as Envoy's endpoints."""
+    response = deepcopy(files.endpoints)
+    response["resources"][0]["endpoints"] = [{"lb_endpoints": [_lb_endpoint(pod) for pod in pods]}]
+    return response
+
+
+def static(config: Json, routes: Json, clusters: Json, endpoints: Json) -> Json:
+    """All files as one bootstrap without discovery: what `envoy --mode validate` can judge as a whole."""
+    whole = deepcopy(config)
+    del whole["dynamic_resources"]
+    manager = connection_manager(whole)
+    del manager["rds"]
+    manager["route_config"] = _without_type(routes["resources"][0])
+    whole["static_resources"]["clusters"] = [_static_cluster(cluster, endpoints) for cluster in clusters["resources"]]
+    return whole
+
+
+def connection_manager(config: Json) -> Json:
+    """The HTTP connection manager of the bootstrap's one listener."""
+    manager: Json = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
+
+
+def _static_cluster(cluster: Json, endpoints: Json) -> Json:
+    cluster = _without_type(cluster)
+    if cluster["type"] == "EDS":
+        del cluster["eds_cluster_config"]
+        cluster |= {"type": "STATIC", "load_assignment": _without_type(endpoints["resources"][0])}
+    return cluster
+
+
+def _lb_endpoint(pod: Endpoint) -> Json:
+    return {
+        "health_status": pod.health,
+        "endpoint": {"hostname": pod.name, "address": {"socket_address": {"address": pod.host, "port_value": pod.port}}},
+        "metadata": {"filter_metadata": {"envoy.lb": {"hash_key": pod.hash_key}}},
+    }
+
+
+def _watched(state_dir: Path, name: str) -> Json:
+    path = resource_path(state_dir, name)
+    return {"path": str(path), "watched_directory": {"path": str(path.parent)}}
+
+
+def _without_type(resource: Json) -> Json:
+    return {key: deepcopy(value) for key, value in resource.items() if key != "@type"}
