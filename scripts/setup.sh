@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Makes .venv and installs exact, hashed versions into it: `scripts/setup.sh run` (what `convoy up` needs) or `dev` (run, tests, linters).
+# Does nothing, in milliseconds, when all is as the locks say. PYTHON=python3.12 names the Python; TORCH_BACKEND=cpu takes the small torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { echo "setup: $*" >&2; exit 1; }
+
+set_name="${1:-}"
+[[ $# -eq 1 && ("$set_name" == run || "$set_name" == dev) ]] || fail "usage: scripts/setup.sh run|dev"
+lock="requirements/$set_name.txt"
+backend="${TORCH_BACKEND:-}"
+[[ -n "$backend" || ! -f .env ]] || backend=$(sed -n 's/^TORCH_BACKEND=//p' .env | tail -n 1 | tr -d "\"' ")
+backend="${backend:-default}"
+[[ "$backend" == default || "$backend" == cpu ]] || fail "TORCH_BACKEND=$backend: must be one of default, cpu"
+
+# What an installation depends on. The folder is part of it: scripts in .venv/bin name their interpreter by its whole path.
+fingerprint() { # SET
+  { cat requirements/uv.txt "requirements/$1.txt" scripts/setup.sh; echo "$backend $PWD"; .venv/bin/python -V; } | sha256sum
+}
+
+is_installed() { # SET
+  [[ -x .venv/bin/python && -f ".venv/convoy-$1" ]] && [[ "$(fingerprint "$1" 2>&1)" == "$(< ".venv/convoy-$1")" ]]
+}
+
+is_enough() { is_installed "$set_name" || { [[ "$set_name" == run ]] && is_installed dev; }; }
+
+is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null; }
+
+find_python() {
+  local name
+  if [[ -n "${PYTHON:-}" ]]; then
+    is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON: Python 3.10 or newer is needed ($("$PYTHON" -V 2>&1 || true))"
+    echo "$PYTHON"
+    return
+  fi
+  for name in python3 python3.13 python3.12 python3.11 python3.10; do
+    if is_new_enough "$name"; then
+      echo "$name"
+      return
+    fi
+  done
+  fail "Python 3.10 or newer is needed and was not found ($(python3 -V 2>&1 || true)); install one, or name it: PYTHON=/path/to/python3"
+}
+
+make_venv() {
+  local python
+  if [[ -x .venv/bin/python ]] && is_new_enough .venv/bin/python; then
+    return
+  fi
+  python=$(find_python)
+  echo "setup: creating .venv with $("$python" -V)"
+  rm -rf .venv
+  if "$python" -c 'import ensurepip, venv' 2> /dev/null; then
+    "$python" -m venv .venv
+  elif command -v uv > /dev/null; then
+    uv venv --quiet --python "$python" .venv
+  else
+    fail "this Python has no venv module; install it (Debian, Ubuntu: apt install python3-venv), or install uv"
+  fi
+}
+
+# Names uv: the locked one inside .venv, put there by pip; where the venv has no pip, the one that made it installs the locked one.
+install_uv() {
+  local locked
+  locked=$(sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements/uv.txt)
+  [[ "$(.venv/bin/uv --version 2> /dev/null)" != "uv $locked"* ]] || return 0
+  echo "setup: installing uv $locked"
+  if .venv/bin/python -m pip --version > /dev/null 2>&1; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+  else
+    uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements/uv.txt
+  fi
+}
+
+install_packages() {
+  local uv=(.venv/bin/uv pip install --python .venv/bin/python --no-deps)
+  if [[ "$backend" == cpu ]]; then
+    # PyTorch's own index serves other files under the same version, so the locked hashes cannot hold for torch. All other packages keep
+    # theirs; torch is installed by its version alone, and what only the CUDA build needs is left out.
+    echo "setup: installing $lock with PyTorch's CPU build (about 200 MB, from download.pytorch.org)"
+    "${uv[@]}" --require-hashes -r <(without_cuda < "$lock")
+    "${uv[@]}" --torch-backend=cpu "$(grep -o '^torch==[^ ;]*' "$lock")"
+  else
+    echo "setup: installing $lock; PyPI's torch for Linux is the CUDA build: 2.6 GB to download, once per machine (later from uv's cache)."
+    echo "setup: without a GPU, TORCH_BACKEND=cpu takes a build of 200 MB instead, where download.pytorch.org can be reached"
+    "${uv[@]}" --require-hashes -r "$lock"
+  fi
+}
+
+without_cuda() { awk '/^[^ #]/ { drop = /^(torch|triton|nvidia-[^=]*|cuda-[^=]*)==/ } !drop'; }
+
+# A launcher, not an editable installation: it needs no build backend, and the checkout is the code.
+write_launcher() {
+  printf '#!/usr/bin/env bash\ncd %q && exec .venv/bin/python -m services.ops "$@"\n' "$PWD" > .venv/bin/convoy
+  chmod +x .venv/bin/convoy
+}
+
+! is_enough || exit 0
+[[ -f "$lock" ]] || fail "$lock is missing; this checkout is not complete"
+if command -v flock > /dev/null; then
+  exec 9< requirements # one at a time: `make up` and `make test` may be started together
+  flock 9
+  ! is_enough || exit 0
+fi
+began=$SECONDS
+make_venv
+install_uv
+install_packages
+write_launcher
+fingerprint "$set_name" > ".venv/convoy-$set_name"
+echo "setup: ready in $((SECONDS - began)) s"

@@ -1,0 +1,164 @@
+"""The `convoy` command: what people type to run, look at and talk to the stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.ops.plan import read_plan
+from services.ops.state import ROOT, OpsError, version
+from services.settings import SettingsError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from services.ops.logs import Line
+
+NOT_READY, NOTHING_RUNS = 1, 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Serves large language models behind an OpenAI-compatible API. Settings come from the environment and .env (see .env.example).",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"convoy {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Options before the command."""
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when everything is ready; `convoy down` stops it.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Start pods, edge and Envoy; stay in the foreground until Ctrl-C."""
+    from services.ops.up import up as run  # noqa: PLC0415 - each command imports only what it needs
+
+    _stop_on_signals()
+    run(read_plan(), is_detached=detach)
+
+
+@app.command()
+def down() -> None:
+    """Stop everything: running requests finish, logs stay."""
+    from services.ops.up import down as run  # noqa: PLC0415
+
+    run(read_plan().state)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Show what runs. Exit code 0: all is well; 1: something is not ready; 3: nothing runs."""
+    import msgspec  # noqa: PLC0415
+
+    from services.ops.processes import describe, find  # noqa: PLC0415
+    from services.ops.status import gather, table  # noqa: PLC0415
+    from services.ops.terminal import Terminal  # noqa: PLC0415
+
+    state = read_plan().state
+    found = gather(state)
+    strays = [] if found else [describe(process) for process in find(state.path)]
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    elif strays:
+        typer.echo(f"the supervisor is gone, but {', '.join(strays)} still run; `convoy down` ends them, `convoy up` starts afresh")
+    elif found is None:
+        typer.echo("nothing runs; start it with `convoy up`")
+    else:
+        terminal = Terminal()
+        terminal.show(table(found))
+        terminal.say(f"{found.url} is {'ready' if found.ready else 'not ready'}")
+    raise typer.Exit(0 if found and found.ready else NOT_READY if found or strays else NOTHING_RUNS)
+
+
+@app.command()
+def logs(
+    name: Annotated[str | None, typer.Argument(help="runner, edge, envoy, access, engine-1, …; all, merged by time, if left out.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,  # noqa: FBT002 - typer
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines to show.")] = 50,
+) -> None:
+    """Show logs."""
+    from services.ops import logs as log_files  # noqa: PLC0415
+
+    folder = read_plan().state.logs
+    chosen = log_files.pick(folder, name)
+
+    def show(line: Line) -> None:
+        typer.echo(line.text if name else f"{line.name:10} | {line.text}")
+
+    for line in log_files.tail(folder, chosen, lines):
+        show(line)
+    try:
+        for line in log_files.follow(folder, name) if follow else ():
+            show(line)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def chat(
+    system: Annotated[str, typer.Option(help="System message.")] = "",
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 always takes the likeliest token.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; the served one if left out.")] = None,
+    url: Annotated[str | None, typer.Option(help="Address of the API; the running stack's if left out.")] = None,
+) -> None:
+    """Talk to the model."""
+    from services.ops.chat import Conversation, converse  # noqa: PLC0415
+
+    given = {"max_tokens": max_tokens, "temperature": temperature, "model": model}
+    options = {key: value for key, value in given.items() if value is not None}
+    raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system)))
+
+
+def _running_url() -> str:
+    run = read_plan().state.run()
+    if run is None:
+        raise OpsError("nothing runs; start it with `convoy up`, or name an address: convoy chat --url http://HOST:PORT")
+    return run.url
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM and SIGHUP stop `convoy up` as Ctrl-C does; one that the caller chose to ignore (nohup) stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        # The terminal is gone: writing to it would fail in the middle of stopping.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Runs the command line; what stops a command is one line on stderr and exit code 1."""
+    os.chdir(ROOT)
+    try:
+        app(prog_name="convoy")
+    except (OpsError, SettingsError) as error:
+        print(f"convoy: {error}", file=sys.stderr)  # noqa: T201 - what a command line is for
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Asks pods and Envoy over HTTP, briefly: ready or not, and how much they have done."""
+
+from __future__ import annotations
+
+import http.client
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from services.ops.state import Pod
+
+T = TypeVar("T")
+
+# A loading or busy pod may be slow to answer; a dead one refuses at once.
+_TIMEOUT_SECONDS = 1.0
+
+OK = 200
+
+
+class Readiness(Struct, frozen=True):
+    """What a pod says about itself; `state` is loading, ready, draining, stopped, or (said by us) unreachable."""
+
+    pod: str = ""
+    state: str = "unreachable"
+    progress: str = ""
+
+
+class Work(Struct, frozen=True):
+    """What a pod has done since it started: counts, and requests in progress now."""
+
+    requests: float = 0
+    in_progress: float = 0
+    tokens: float = 0
+
+
+def readiness(pods: Sequence[Pod]) -> list[Readiness]:
+    """Each pod's own word, in the order of `pods`, asked at the same time."""
+    return _all(_readiness, pods)
+
+
+def work(pods: Sequence[Pod]) -> list[Work | None]:
+    """Each pod's counters, in the order of `pods`; None for one that does not answer."""
+    return _all(_work, pods)
+
+
+def is_ready(url: str) -> bool:
+    """Whether a request through Envoy reaches a ready pod."""
+    host = urlsplit(url)
+    return _get(host.hostname or "", host.port or 80, "/readyz")[0] == OK
+
+
+def total(metrics: str, name: str) -> float:
+    """The sum over all label sets of one metric in Prometheus' text format."""
+    lines = (line for line in metrics.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return sum(float(line.rpartition("}")[2].split()[0] if "}" in line else line.split()[1]) for line in lines)
+
+
+def _readiness(pod: Pod) -> Readiness:
+    _, body = _get(pod.host, pod.port, "/readyz")
+    try:
+        return msgspec.json.decode(body, type=Readiness)
+    except msgspec.DecodeError:
+        return Readiness(pod.name)
+
+
+def _work(pod: Pod) -> Work | None:
+    status, body = _get(pod.host, pod.port, "/metrics")
+    if status != OK:
+        return None
+    text = body.decode()
+    return Work(total(text, "llm_requests_total"), total(text, "llm_requests_in_progress"), total(text, "llm_generation_tokens_total"))
+
+
+def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, b""
+    finally:
+        connection.close()
+
+
+def _all(ask: Callable[[Pod], T], pods: Sequence[Pod]) -> list[T]:
+    if not pods:
+        return []
+    with ThreadPoolExecutor(min(len(pods), 16)) as pool:
+        return list(pool.map(ask, pods))

@@ -1,0 +1,125 @@
+"""What runs: gathered from supervisor, runner and pods, shown as a table or as JSON."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from services.ops import probe, processes, supervisor_client
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from services.ops.state import Pod, Run, StateDir
+
+PROGRAMS = ("envoy", "edge", "runner")
+
+
+class Row(Struct, frozen=True):
+    """One program or pod. `uptime_seconds` is 0 for one that does not run; `last_exit` says how its process before this one ended."""
+
+    name: str
+    state: str
+    address: str
+    pid: int
+    uptime_seconds: float
+    restarts: int
+    last_exit: str
+    log: str
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it does its work."""
+        return self.state in {"running", "ready"}
+
+
+class Status(Struct, frozen=True):
+    """The whole stack; `ready` means that every part is well and a request through Envoy reaches a pod."""
+
+    url: str
+    ready: bool
+    programs: list[Row]
+    pods: list[Row]
+
+
+def gather(state: StateDir) -> Status | None:
+    """The state of the stack in this folder, or None if nothing runs."""
+    run = state.run()
+    if run is None or processes.supervisor(processes.find(state.path)) is None:
+        return None
+    programs, pods = _programs(state, run), _pods(state)
+    is_well = all(row.is_well for row in programs + pods) and len(pods) == run.pods and probe.is_ready(run.url)
+    return Status(run.url, is_well, programs, pods)
+
+
+def table(status: Status) -> Table:
+    """The rows for a terminal; the columns about restarts only if there were any."""
+    from rich.table import Table  # noqa: PLC0415 - `status --json` and tests of `gather` need no rich
+
+    rows = status.programs + status.pods
+    has_restarts = any(row.restarts for row in rows)
+    result = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "state", "address", "pid", "up", *(("restarts", "last exit") if has_restarts else ()), "log"):
+        result.add_column(column, no_wrap=True, justify="right" if column in {"pid", "up", "restarts"} else "left")
+    for row in rows:
+        colour = "green" if row.is_well else "yellow"
+        restarts = (str(row.restarts), row.last_exit) if has_restarts else ()
+        uptime = duration(row.uptime_seconds) if row.pid else "-"
+        result.add_row(row.name, f"[{colour}]{row.state}[/]", row.address, str(row.pid or "-"), uptime, *restarts, row.log)
+    return result
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min`, `2 h 5 min`, `4 d 1 h`: two units at most."""
+    whole = max(0, int(seconds))
+    days, hours, minutes = whole // 86_400, whole // 3600 % 24, whole // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{whole} s"
+
+
+def _programs(state: StateDir, run: Run) -> list[Row]:
+    try:
+        known = supervisor_client.programs(state.socket)
+    except supervisor_client.SupervisorUnreachableError:
+        known = {}  # it starts or stops at this moment: its programs are shown as unknown
+    histories = state.histories()
+    addresses = {"envoy": run.url, "edge": "", "runner": ""}
+    rows = []
+    for name in PROGRAMS:
+        program, history = known.get(name), histories.get(name)
+        rows.append(
+            Row(
+                name=name,
+                state=program.state if program else "unknown",
+                address=addresses[name],
+                pid=program.pid if program else 0,
+                uptime_seconds=time.time() - program.started_at if program and program.pid else 0,
+                restarts=history.restarts if history else 0,
+                last_exit=history.last_exit if history else "",
+                log=str(state.logs / f"{name}.log"),
+            )
+        )
+    return rows
+
+
+def _pods(state: StateDir) -> list[Row]:
+    pods = state.pods().pods
+    return [_pod_row(state, pod, said) for pod, said in zip(pods, probe.readiness(pods), strict=True)]
+
+
+def _pod_row(state: StateDir, pod: Pod, said: probe.Readiness) -> Row:
+    return Row(
+        name=pod.name,
+        state=f"{said.state}: {said.progress}" if said.state == "loading" and said.progress else said.state,
+        address=f"{pod.host}:{pod.port}",
+        pid=pod.pid,
+        uptime_seconds=time.time() - pod.started_at,
+        restarts=pod.restarts,
+        last_exit=pod.last_exit,
+        log=str(state.logs / f"{pod.name}.log"),
+    )

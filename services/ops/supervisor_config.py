@@ -1,0 +1,97 @@
+"""The supervisor's configuration as text: which programs it keeps running, in which order they stop, where they log."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from services.ops.state import StateDir
+
+# A pod may use its whole drain time; the runner then needs a moment of its own before it is killed.
+_STOP_MARGIN_SECONDS = 10
+
+_HEAD = """\
+; Written by `convoy up`. Paths are relative to this file's folder, where the supervisor runs; its programs run in the checkout.
+; The supervisor deletes its pidfile when it ends.
+[supervisord]
+nodaemon=true
+silent=true
+logfile=logs/supervisor.log
+logfile_maxbytes=10MB
+logfile_backups=1
+pidfile=supervisord.pid
+nocleanup=true
+
+[unix_http_server]
+file={socket}
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+_PROGRAM = """
+[program:{name}]
+command={command}
+priority={priority}
+stdout_logfile=logs/{stdout}
+stdout_logfile_maxbytes=50MB
+stdout_logfile_backups=2
+{stderr}
+killasgroup=true
+{policy}
+"""
+
+# Ends 0 and 1 of the runner are final: told to stop, or the model cannot be loaded. startsecs=0, or an early end would count as a failed
+# start whatever its code. Only the runner itself is told to stop (no stopasgroup): it passes the signal on, and a pod that heard it twice
+# would stop without draining.
+_RUNNER_POLICY = "autorestart=unexpected\nexitcodes=0,1\nstartsecs=0\nstopwaitsecs={stop_seconds}"
+
+# One that runs is started again at once; one that cannot start is tried with a pause that grows by a second each time.
+_ALWAYS_POLICY = "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=30\nstopwaitsecs=10"
+
+
+def render(state: StateDir, envoy: Path, drain_timeout_seconds: float) -> str:
+    """The configuration file. Higher priority stops first: pods drain while edge and Envoy still forward, Envoy goes last."""
+    inside = state.socket.parent == state.path
+    text = _HEAD.replace("{socket}", "supervisor.sock" if inside else escape(str(state.socket)))
+    python = sys.executable
+    runner_policy = _RUNNER_POLICY.format(stop_seconds=int(drain_timeout_seconds) + _STOP_MARGIN_SECONDS)
+    text += _program("runner", [python, "-m", "services.engine"], 30, runner_policy)
+    text += _program("edge", [python, "-m", "services.edge", "run"], 20, _ALWAYS_POLICY)
+    # Envoy writes its access log to stdout and its own log to stderr.
+    text += _program("envoy", envoy_command(state, envoy), 10, _ALWAYS_POLICY, stdout="access.log", stderr="envoy.log")
+    return text
+
+
+def envoy_command(state: StateDir, envoy: Path) -> list[str]:
+    """How Envoy is started. One worker serves far more than the pods behind it, and keeps its limits and breakers exact."""
+    bootstrap = str(state.path / "envoy.yaml")
+    return [str(envoy), "-c", bootstrap, "--concurrency", "1", "--base-id", str(state.base_id), "--log-level", "info"]
+
+
+def escape(value: str) -> str:
+    """Doubles `%`, which the supervisor would expand."""
+    return value.replace("%", "%%")
+
+
+def quote(words: Sequence[str]) -> str:
+    """A command line that the supervisor splits into exactly `words`; it takes a blank before `;` or `#` for a comment's beginning."""
+    line = shlex.join(words)
+    for mark in ";#":
+        line = line.replace(f" {mark}", f" ''{mark}")  # shlex put the word in quotes: this ends them and begins new ones
+    return escape(line)
+
+
+def _program(  # noqa: PLR0913 - one argument per line of the template
+    name: str, command: Sequence[str], priority: int, policy: str, *, stdout: str = "", stderr: str = ""
+) -> str:
+    errors = f"stderr_logfile=logs/{stderr}\nstderr_logfile_maxbytes=10MB\nstderr_logfile_backups=2" if stderr else "redirect_stderr=true"
+    return _PROGRAM.format(
+        name=name, command=quote(command), priority=priority, stdout=stdout or f"{name}.log", stderr=errors, policy=policy
+    )
