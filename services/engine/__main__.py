@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import socket
 import sys
+import traceback
 
 from services.settings import EngineSettings, RunnerSettings, SettingsError, load
+
+EXIT_BROKE = 70
+"""EX_SOFTWARE: whoever supervises us starts us again."""
 
 
 def main(arguments: list[str]) -> int:
@@ -25,6 +29,9 @@ def main(arguments: list[str]) -> int:
     except SettingsError as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
+    except Exception:  # a bug of ours must not look like code 1, which means: do not start me again
+        traceback.print_exc()
+        return EXIT_BROKE
 
 
 if __name__ == "__main__":

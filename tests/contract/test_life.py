@@ -73,14 +73,14 @@ def test_what_cannot_start_says_why_in_one_line(setting: dict[str, str], tmp_pat
 async def test_sigterm_lets_running_requests_finish() -> None:
     """Told to stop, a pod refuses what is new as `draining`, finishes its stream to the last byte, and the runner exits 0."""
     with running_pods(1, fake_tokens_per_second=20) as pods:
-        async with aiohttp.ClientSession(pods.url) as session:
-            async with session.post(CHAT, json=SHORT | {"stream": True, "max_tokens": 40}) as stream:
-                await stream.content.readline()
-                pods.process.send_signal(signal.SIGTERM)
-                until(lambda: pods.readiness(pods.url).get("state") == "draining", pods.log)
-                async with session.post(CHAT, json=SHORT) as refused:
-                    assert (refused.status, refused.headers["x-convoy-reason"]) == (503, "draining")
-                assert (await stream.content.read()).endswith(b"data: [DONE]\n\n")
+        asked = SHORT | {"stream": True, "max_tokens": 40}
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=asked) as stream:
+            await stream.content.readline()
+            pods.process.send_signal(signal.SIGTERM)
+            until(lambda: pods.readiness(pods.url).get("state") == "draining", pods.log)
+            async with session.post(CHAT, json=SHORT) as refused:
+                assert (refused.status, refused.headers["x-convoy-reason"]) == (503, "draining")
+            assert (await stream.content.read()).endswith(b"data: [DONE]\n\n")
         assert pods.process.wait(DEADLINE_SECONDS) == 0
         assert pods.entries == []
 
@@ -88,13 +88,13 @@ async def test_sigterm_lets_running_requests_finish() -> None:
 async def test_draining_is_bounded() -> None:
     """A request that outlasts DRAIN_TIMEOUT_SECONDS is ended visibly: without [DONE]."""
     with running_pods(1, fake_tokens_per_second=5, drain_timeout_seconds=1) as pods:
-        async with aiohttp.ClientSession(pods.url) as session:
-            async with session.post(CHAT, json=SHORT | {"stream": True, "max_tokens": 4000}) as stream:
-                await stream.content.readline()
-                pods.process.send_signal(signal.SIGTERM)
-                raw = b""
-                with suppress(aiohttp.ClientPayloadError):
-                    raw = await asyncio.wait_for(stream.content.read(), DEADLINE_SECONDS)
+        asked = SHORT | {"stream": True, "max_tokens": 4000}
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=asked) as stream:
+            await stream.content.readline()
+            pods.process.send_signal(signal.SIGTERM)
+            raw = b""
+            with suppress(aiohttp.ClientPayloadError):
+                raw = await asyncio.wait_for(stream.content.read(), DEADLINE_SECONDS)
         assert b"[DONE]" not in raw
         assert pods.process.wait(DEADLINE_SECONDS) == 0
 
@@ -141,14 +141,14 @@ async def test_pods_outlive_their_runner_until_a_new_one_replaced_them() -> None
     """SIGKILL of the runner ends no request; a new runner's pods take over, and the old ones drain."""
     with running_pods(2, fake_tokens_per_second=10) as pods:
         old = {entry["pid"] for entry in pods.entries}
-        async with aiohttp.ClientSession(pods.url) as session:
-            async with session.post(CHAT, json=SHORT | {"stream": True, "max_tokens": 50}) as stream:
-                await stream.content.readline()
-                pods.process.kill()
-                pods.process.wait()
-                pods.start_runner()
-                until(lambda: not old & {entry["pid"] for entry in pods.entries}, pods.log)
-                assert (await stream.content.read()).endswith(b"data: [DONE]\n\n")
+        asked = SHORT | {"stream": True, "max_tokens": 50}
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=asked) as stream:
+            await stream.content.readline()
+            pods.process.kill()
+            pods.process.wait()
+            pods.start_runner()
+            until(lambda: not old & {entry["pid"] for entry in pods.entries}, pods.log)
+            assert (await stream.content.read()).endswith(b"data: [DONE]\n\n")
         pods.until_ready(2)
 
 

@@ -94,7 +94,7 @@ class RunningEdge:
 
     async def start_envoy(self) -> None:
         """Starts Envoy on what the edge has written."""
-        command = [envoy_binary(), "-c", self.state_dir / "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--use-dynamic-base-id"]
+        command = [envoy_binary(), "-c", self.state_dir / "envoy.yaml", "--concurrency", "1", "--disable-hot-restart"]
         # Tests read the access log, which is written every 10 s by default.
         await self._start("envoy", [*command, "--log-level", "warn", "--file-flush-interval-msec", "50"])
 

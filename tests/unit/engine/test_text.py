@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from services.engine.backends.fake import FakeTokenizer
 from services.engine.text import Detokenizer, StopStrings
 
+
 def pieces_of(text: str, tokenizer: FakeTokenizer, size: int) -> list[str]:
     """The pieces in which `text` comes out, with `size` tokens an event."""
     tokens, detokenizer = tokenizer.encode(text), Detokenizer(tokenizer)
