@@ -78,12 +78,12 @@ install_packages() {
   if [[ "$backend" == cpu ]]; then
     # PyTorch's own index serves other files under the same version, so the locked hashes cannot hold for torch. All other packages keep
     # theirs; torch is installed by its version alone, and what only the CUDA build needs is left out.
-    echo "setup: installing $lock with PyTorch's CPU build (about 200 MB, from download.pytorch.org)"
+    echo "setup: installing $lock with PyTorch's CPU build (about 200 MB, from PyTorch's own index)"
     "${uv[@]}" --require-hashes -r <(without_cuda < "$lock")
     "${uv[@]}" --torch-backend=cpu "$(grep -o '^torch==[^ ;]*' "$lock")"
   else
     echo "setup: installing $lock; PyPI's torch for Linux is the CUDA build: 2.6 GB to download, once per machine (later from uv's cache)."
-    echo "setup: without a GPU, TORCH_BACKEND=cpu takes a build of 200 MB instead, where download.pytorch.org can be reached"
+    echo "setup: without a GPU, TORCH_BACKEND=cpu takes a build of 200 MB instead, where PyTorch's own index can be reached"
     "${uv[@]}" --require-hashes -r "$lock"
   fi
 }

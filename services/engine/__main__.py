@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     except SettingsError as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
-    except Exception:  # a bug of ours must not look like code 1, which means: do not start me again
+    except Exception:  # noqa: BLE001 - a bug of ours must not look like code 1, which means: do not start me again
         traceback.print_exc()
         return EXIT_BROKE
 

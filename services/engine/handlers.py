@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from services.openai.requests import ChatRequest, CompletionRequest
 
 log = get_logger()
+T = TypeVar("T")
 
 # Through Envoy the body comes at once or its own limit answers 408 first; this one is for those who ask the pod directly.
 _BODY_SECONDS = 60
+_LARGE_BYTES = 256 * 1024
 _JSON = "application/json"
 
 
@@ -47,14 +49,14 @@ async def short_chat(request: web.Request) -> web.StreamResponse:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
-    decoded = requests.decode_completion(await _body(request))
+    decoded = await _decoded(request, requests.decode_completion)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded)
     return await _generate(request, decoded, prepared)
 
 
 async def _chat(request: web.Request, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
-    decoded = decode(await _body(request))
+    decoded = await _decoded(request, decode)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded)
     return await _generate(request, decoded, prepared)
@@ -97,6 +99,12 @@ async def _generate(request: web.Request, decoded: ChatRequest | CompletionReque
 def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
     usage = responses.count_usage(run.prepared.num_prompt_tokens, run.num_tokens)
     return encode(text=text, finish_reason=run.finish_reason, usage=usage)
+
+
+async def _decoded(request: web.Request, decode: Callable[[bytes], T]) -> T:
+    """The body's request; a large body is decoded off the event loop, since finding what is wrong in it may take half a second."""
+    body = await _body(request)
+    return decode(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(decode, body)
 
 
 async def _body(request: web.Request) -> bytes:

@@ -92,7 +92,7 @@ def _endpoint(request: web.Request) -> str:
     return resource.canonical if resource else "other"
 
 
-class PodProtocol(web.RequestHandler):  # type: ignore[type-arg]
+class PodProtocol(web.RequestHandler):
     """aiohttp's connection, which answers what is not HTTP with OpenAI's error body, too."""
 
     def handle_error(

@@ -98,7 +98,6 @@ def _refuse_misspelt(env: Mapping[str, str]) -> None:
         if name not in known and name.isupper() and difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
             raise SettingsError(f"{name} is not a setting of Convoy{_nearest(name)}; see .env.example")
 
-
     for name in re.findall(r"(?<!\S)([A-Z][A-Z0-9_]*)=", env.get("MAKEFLAGS", "").partition("-- ")[2]):
         # What stands on make's command line is meant for us, so it must be exact.
         if name not in known and name not in _MAKE_ONLY:

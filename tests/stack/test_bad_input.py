@@ -74,7 +74,9 @@ CASES = [
     Case("a misspelt parameter", 400, "unknown_parameter", chat('"temprature": 1'), param="temprature"),
     Case("a parameter of a later day", 400, "unsupported_parameter", chat('"n": 2'), param="n"),
     Case("another model", 404, "model_not_found", chat('"model": "gpt-4o"'), param="model"),
-    Case("a prompt beyond the context", 400, "context_length_exceeded", chat("", b'{"role": "user", "content": "' + b"x" * 200_000 + b'"}')),
+    Case(
+        "a prompt beyond the context", 400, "context_length_exceeded", chat("", b'{"role": "user", "content": "' + b"x" * 200_000 + b'"}')
+    ),
     Case("10 000 messages", 400, "context_length_exceeded", chat("", b", ".join([HELLO] * 10_000))),
     Case("10 MB", 413, "request_too_large", chat("", b'{"role": "user", "content": "' + b"x" * 10 * MEBIBYTE + b'"}')),
     Case("a prompt of numbers that are no tokens", 400, "invalid_value", b'{"prompt": [-1]}', path="/v1/completions"),
@@ -180,7 +182,9 @@ def edge_with_short_body_limit(pods: RunningPods) -> AbstractAsyncContextManager
     return running_edge(pods=pods.entries, edit={"envoy.yaml": {"request_timeout: 60s": "request_timeout: 1s"}})
 
 
-@pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01"])
+@pytest.mark.parametrize(
+    "line", [b"GARBAGE\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01"]
+)
 def test_a_pod_answers_what_is_not_http_in_the_same_shape(pods: RunningPods, line: bytes) -> None:
     """What is no HTTP is 400 `bad_request` with the error body, from a pod as from Envoy."""
     answer = raw(pods.entries[0]["port"], line, b"\r\n\r\n")
