@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -86,7 +85,7 @@ async def _serve(settings: EngineSettings, name: str, listener: socket.socket, h
     await stop.wait()
     if failure:
         heart.say("failed " + failure)
-        print(f"{name}: {failure}", file=sys.stderr, flush=True)
+        log.error("pod.load_failed", reason=failure)
     else:
         await _drain(app, settings.drain_timeout_seconds)
     heartbeat.cancel()

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.engine.backends import can_fork, preimport
+from services.engine.backends import can_fork, check_model, preimport
+from services.engine.generation import BackendError
 from services.engine.places import Place
 from services.engine.roster import PodsFile
 from services.telemetry.logging import configure, get_logger
@@ -60,6 +61,10 @@ class Runner:
         self._how = self._choose_how()
         log.info("runner.started", pods=self._settings.pods, start=self._how, orphans=len(self._orphans), pid=os.getpid())
         self._publish()  # nobody shall take an earlier run's pods for ours
+        try:
+            check_model(self._settings)
+        except BackendError as error:
+            return self._give_up(str(error))
         if self._how == "fork":
             self._warm_up()
         try:

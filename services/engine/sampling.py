@@ -29,7 +29,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 64
 
 
-class BadLogits(ValueError):  # noqa: N818 - it names what was found, as the errors of the wire dialect do
+class BadLogits(ValueError):
     """Rows without a drawable token (NaN, infinite, or all masked); `rows` are their indices."""
 
     def __init__(self, rows: list[int]) -> None:

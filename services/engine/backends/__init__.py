@@ -24,6 +24,14 @@ def create_generator(settings: EngineSettings) -> TokenGenerator:
     return create(settings)
 
 
+def check_model(settings: EngineSettings) -> None:
+    """Raises `BackendError` if the model is surely not there; quick, so that nobody waits for imports to learn of a misspelt path."""
+    if settings.engine == "transformers":
+        from services.engine.backends.transformers.locating import local_folder
+
+        local_folder(settings.model_name)
+
+
 def preimport(settings: EngineSettings) -> None:
     """Imports what the pods will need, for a parent that forks them; starts no thread and touches no device."""
     if settings.engine == "transformers":

@@ -79,7 +79,7 @@ def test_draws_follow_the_distribution(params: SamplingParams) -> None:
     observed = np.bincount(tokens, minlength=200)
     assert observed[expected == 0].sum() == 0
     usual = expected >= 5
-    groups = [np.append(values[usual], values[~usual].sum()) for values in (observed, expected)]
+    groups: list[np.ndarray] = [np.append(values[usual], values[~usual].sum()) for values in (observed, expected)]
     filled = groups[1] > 0
     assert chisquare(groups[0][filled], groups[1][filled] * groups[0].sum() / groups[1].sum()).pvalue > 1e-3
 
@@ -87,7 +87,8 @@ def test_draws_follow_the_distribution(params: SamplingParams) -> None:
 def test_seeds_are_as_independent_as_positions() -> None:
     """Neighbouring seeds at one position give uniform, uncorrelated numbers, as neighbouring positions of one seed do."""
     grid = uniform(np.arange(300, dtype=np.uint64)[:, None], np.arange(300, dtype=np.uint64)[None, :])
-    assert 0 <= grid.min() and grid.max() < 1
+    assert grid.min() >= 0
+    assert grid.max() < 1
     assert len(np.unique(grid)) == grid.size
     assert chisquare(np.histogram(grid, bins=100, range=(0, 1))[0]).pvalue > 1e-3
     for neighbour in (grid[1:] * 1.0, grid[:, 1:] * 1.0):

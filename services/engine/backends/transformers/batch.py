@@ -1,0 +1,193 @@
+"""Iteration-level batching: which rows run in a step, and what becomes of their tokens. No thread, no event loop.
+
+Rows 0..num_ready-1 draw a token in every step; the rows behind them still read their prompts, at most so many tokens a step, so that a
+long prompt delays the others little. A prompt's last token is left to the first drawing step, so there is one place that samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.engine.generation import BackendError
+from services.engine.sampling import BadLogits, RowParams, sample, seed_array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+    from services.engine.backends.transformers.forward import Forward
+    from services.engine.backends.transformers.sequence import Sequence
+    from services.engine.generation import FinishReason
+
+# Prompt tokens that are read between two steps of the running rows: about the cost of a few steps. While none runs, nobody waits for
+# the next step but those that read, and the more of them read together the better the batch stays filled.
+_PREFILL_TOKENS_CPU = 256
+_PREFILL_TOKENS_ACCELERATOR = 2048
+_PREFILL_FACTOR_ALONE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One row's outcome of a step: a token, the last one or not; or the error that ended it."""
+
+    sequence: Sequence
+    token: int = 0
+    finish_reason: FinishReason | None = None
+    error: BackendError | None = None
+
+    def deliver(self) -> None:
+        """Puts it into the mailbox; on the event loop. A stop token is counted, not sent on."""
+        if self.error is not None:
+            self.sequence.mailbox.fail(self.error)
+            return
+        sent = [] if self.finish_reason == "stop" else [self.token]
+        self.sequence.mailbox.put(sent, num_tokens=1, finish_reason=self.finish_reason)
+
+
+class Batch:
+    """The running rows; row i of `rows` is row i of the cache."""
+
+    def __init__(self, forward: Forward) -> None:
+        """Starts empty."""
+        self._forward = forward
+        self._step_tokens = _PREFILL_TOKENS_CPU if forward.device.type == "cpu" else _PREFILL_TOKENS_ACCELERATOR
+        self._num_ready = 0
+        self._params: tuple[RowParams, npt.NDArray[np.uint64]] | None = None
+        self.rows: list[Sequence] = []
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Tokens in the cache."""
+        return sum(row.num_cached for row in self.rows)
+
+    def join(self, sequence: Sequence) -> None:
+        """Adds a request behind the others."""
+        self.rows.append(sequence)
+
+    def step(self) -> list[Drawn]:
+        """Drops cancelled rows, reads some prompt, and draws one token for every row that has read its prompt."""
+        self._remove([index for index, row in enumerate(self.rows) if row.is_cancelled])
+        drawn = self._prefill()
+        if self._num_ready:
+            drawn += self._decode()
+        if not self.rows:
+            self._forward.cache.drop()
+        return drawn
+
+    def fail(self, error: BackendError) -> list[Drawn]:
+        """Ends every row and frees the cache."""
+        failed = [Drawn(row, error=error) for row in self.rows]
+        self.rows, self._num_ready, self._params = [], 0, None
+        self._forward.cache.drop()
+        return failed
+
+    def _prefill(self) -> list[Drawn]:
+        self._promote()
+        budget = self._step_tokens * (1 if self._num_ready else _PREFILL_FACTOR_ALONE)
+        count = self._num_to_read(budget)
+        if not count:
+            return []
+        first = self._num_ready
+        group = self.rows[first : first + count]
+        num_tokens = min(max(row.num_to_prefill for row in group), budget)
+        parts = [row.tokens[row.num_cached : row.num_cached + min(num_tokens, row.num_to_prefill)] for row in group]
+        try:
+            self._forward(first, [part + [0] * (num_tokens - len(part)) for part in parts], [row.num_cached for row in group])
+        except Exception as error:  # noqa: BLE001 - only those that read fail, whatever a model raises; the others go on
+            return self._fail_rows(range(first, first + count), engine_error(error))
+        for row, part in zip(group, parts, strict=True):
+            row.num_cached += len(part)
+        self._promote()
+        return []
+
+    def _num_to_read(self, budget: int) -> int:
+        """How many of the rows behind the ready ones read together: one that has begun alone, else as many fresh ones as fit."""
+        fresh = self.rows[self._num_ready :]
+        if not fresh or fresh[0].num_cached:
+            return len(fresh[:1])
+        longest = count = 0
+        for row in fresh:
+            longest = max(longest, row.num_to_prefill)
+            if row.num_cached or (count and longest * (count + 1) > budget):
+                break
+            count += 1
+        return count
+
+    def _promote(self) -> None:
+        """Counts the rows that have read their prompt as ready."""
+        while self._num_ready < len(self.rows) and not self.rows[self._num_ready].num_to_prefill:
+            self._num_ready += 1
+            self._params = None
+
+    def _decode(self) -> list[Drawn]:
+        ready = self.rows[: self._num_ready]
+        logits = self._forward(0, [row.tokens[-1:] for row in ready], [row.num_cached for row in ready])
+        for index, row in enumerate(ready):
+            if row.must_go_on:
+                logits[index, row.stop_ids] = float("-inf")
+        tokens, bad = self._sample(logits)
+        pairs = [pair for index, pair in enumerate(zip(ready, tokens, strict=True)) if index not in bad]
+        drawn = [Drawn(row, token, row.accept(token)) for row, token in pairs]
+        failed = [Drawn(ready[index], error=BackendError("the model gave logits that are not finite")) for index in bad]
+        for index in bad:
+            self._forward.cache.clear(index)
+        ended = {id(one.sequence) for one in drawn if one.finish_reason}
+        self._remove([index for index, row in enumerate(ready) if index in bad or id(row) in ended])
+        return drawn + failed
+
+    def _sample(self, logits: torch.Tensor) -> tuple[list[int], list[int]]:
+        """A token for each ready row, and the rows whose token means nothing because their logits are not finite."""
+        if logits.device.type == "mps":
+            logits = logits.cpu()  # it has no float64
+        ready = self.rows[: self._num_ready]
+        if self._params is None:
+            wanted = [row.request.sampling for row in ready]
+            self._params = RowParams.of(wanted, logits.device), seed_array([one.seed for one in wanted])
+        params, seeds = self._params
+        positions = np.array([row.num_new for row in ready], dtype=np.uint64)
+        try:
+            return sample(logits, params, seeds, positions).tolist(), []
+        except BadLogits as error:
+            logits[error.rows] = 0
+            return sample(logits, params, seeds, positions).tolist(), error.rows
+
+    def _fail_rows(self, indices: range, error: BackendError) -> list[Drawn]:
+        """Ends some rows; what their broken pass left in the cache is wiped."""
+        failed = [Drawn(self.rows[index], error=error) for index in indices]
+        for index in indices:
+            self._forward.cache.clear(index)
+        self._remove(list(indices))
+        return failed
+
+    def _remove(self, indices: list[int]) -> None:
+        """Takes rows out, the last first; a ready row's place goes to the last ready one, whose place goes to the last of all.
+
+        Rows that still read are wiped where they leave a place: nobody has seen yet whether their values are finite.
+        """
+        for index in reversed(indices):
+            hole, last = index, len(self.rows) - 1
+            if index < self._num_ready:
+                self._num_ready -= 1
+                self._params = None
+                self._move(self._num_ready, index)
+                hole = self._num_ready
+            elif self.rows[index].num_cached:
+                self._forward.cache.clear(index)
+            if hole != last:
+                self._move(last, hole)
+                self._forward.cache.clear(last)
+            self.rows.pop()
+
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self._forward.cache.move(source, target, self.rows[source].num_cached)
+            self.rows[target] = self.rows[source]
+
+
+def engine_error(error: Exception) -> BackendError:
+    """What a request is told when the model broke on it."""
+    text = str(error).strip().split("\n", 1)[0]
+    return BackendError(f"the engine broke: {type(error).__name__}: {text}")

@@ -1,0 +1,137 @@
+"""The engine's thread: it owns model, cache and sampling, and runs one step after the other.
+
+Requests come through a queue, events leave in one `call_soon_threadsafe` a step; the event loop never waits for it and it never waits
+for a reader.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import torch
+
+from services.engine.backends.transformers.batch import Batch, Drawn, engine_error
+from services.engine.generation import BackendError, Load
+from services.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from services.engine.backends.transformers.forward import Forward
+    from services.engine.backends.transformers.sequence import Sequence
+
+log = get_logger()
+
+# The rate follows the last seconds of work.
+_RATE_SECONDS = 2.0
+
+
+class Worker:
+    """Starts a thread that makes the model and then serves until `stop`."""
+
+    def __init__(self, make_forward: Callable[[], Forward], max_rows: int, context_tokens: Callable[[], int]) -> None:
+        """`make_forward` loads the model, on the thread; `context_tokens` is asked after that."""
+        self._make_forward = make_forward
+        self._max_rows = max_rows
+        self._context_tokens = context_tokens
+        self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
+        self._waiting: deque[Sequence] = deque()
+        self._tokens_per_second = 0.0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.load = Load()
+
+    def start(self, loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[None]) -> None:
+        """Starts the thread; `loaded` is done when the model is there, or has the `BackendError`."""
+        self._loop = loop
+        self._loaded = loaded
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Hands a request over; it joins between two steps."""
+        self._inbox.put(sequence)
+
+    def stop(self) -> None:
+        """Asks the thread to end, which it does after the running step."""
+        self._inbox.put(None)
+
+    def join(self, timeout_seconds: float) -> None:
+        """Waits for the thread's end; a model that still loads cannot be interrupted, and dies with the process."""
+        self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            try:
+                batch = Batch(self._make_forward())
+            except BackendError as error:
+                self._on_loop(_settle, self._loaded, error)
+                return
+            except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raises while it loads becomes one line
+                self._on_loop(_settle, self._loaded, engine_error(error))
+                return
+            self._on_loop(_settle, self._loaded, None)
+            while self._take_in(batch):
+                self._step(batch)
+            self._post(batch.fail(BackendError("the engine was stopped")))
+
+    def _take_in(self, batch: Batch) -> bool:
+        """Lets new requests join as far as rows are free, waiting while there is nothing to do; false when it shall end."""
+        while not self._inbox.empty() or not (batch.rows or self._waiting):
+            sequence = self._inbox.get()
+            if sequence is None:
+                self._post([Drawn(one, error=BackendError("the engine was stopped")) for one in self._waiting])
+                return False
+            self._waiting.append(sequence)
+        while self._waiting and len(batch.rows) < self._max_rows:
+            sequence = self._waiting.popleft()
+            if not sequence.is_cancelled:
+                batch.join(sequence)
+        return True
+
+    def _step(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        try:
+            drawn = batch.step()
+        except Exception as error:  # noqa: BLE001 - the boundary: a broken step fails its requests, not the engine
+            log.error("engine.step_failed", error=type(error).__name__, message=str(error)[:500], rows=len(batch.rows))  # noqa: TRY400
+            drawn = batch.fail(engine_error(error))
+        self._publish(batch, len(drawn), time.perf_counter() - start)
+        self._post(drawn)
+
+    def _publish(self, batch: Batch, num_tokens: int, seconds: float) -> None:
+        share = 1 - math.exp(-seconds / _RATE_SECONDS)
+        self._tokens_per_second += (num_tokens / max(seconds, 1e-6) - self._tokens_per_second) * share
+        capacity = self._max_rows * self._context_tokens()
+        self.load = Load(
+            running=len(batch.rows),
+            tokens_per_second=self._tokens_per_second if batch.rows else 0.0,
+            cache_usage=min(1.0, batch.num_cached_tokens / capacity),
+        )
+
+    def _post(self, drawn: list[Drawn]) -> None:
+        if drawn:
+            self._on_loop(_deliver, drawn)
+
+    def _on_loop(self, function: Callable[..., None], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(function, *args)
+
+
+def _deliver(drawn: list[Drawn]) -> None:
+    for one in drawn:
+        one.deliver()
+
+
+def _settle(loaded: asyncio.Future[None], error: BackendError | None) -> None:
+    if loaded.done():  # cancelled while it loaded
+        return
+    if error is None:
+        loaded.set_result(None)
+    else:
+        loaded.set_exception(error)
