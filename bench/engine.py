@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -85,4 +86,34 @@ async def measure(rounds: int = 5) -> list[Section]:
             faster = {name: ratio(seconds["generate"], seconds[name]) for name in ("streams", "json")}
             shown = [verdict(value, aim, at_most=False) if aim else f"{value:.2f}×" for value in faster.values()]
             section.rows.append([str(number), f"{speed['generate']:.0f}", f"{speed['streams']:.0f}", *shown])
-    return [section]
+        lag = await loop_lag(pods.url)
+    return [section, lag]
+
+
+async def loop_lag(url: str) -> Section:
+    """How long a question that costs nothing waits for the event loop, idle and while eight requests generate."""
+    section = Section(
+        "The pod's event loop while it generates",
+        ["state", "/livez p50", "/livez p99"],
+        notes="Time to answer `/livez`, asked every 5 ms over one connection; the engine's thread and the client share the cores.",
+    )
+    section.rows.append(["idle", *await livez(url, asyncio.create_task(asyncio.sleep(3)))])
+    options = {"messages": messages(0), "max_tokens": 400, "ignore_eos": True, "stream": True}
+    async with aiohttp.ClientSession() as session:
+        work = asyncio.gather(*(ask(session, url + PATH, options) for _ in range(8)))
+        section.rows.append(["8 streams generate", *await livez(url, work)])
+    return section
+
+
+async def livez(url: str, work: asyncio.Future[Any]) -> list[str]:
+    """Median and 99th percentile of the time to answer while `work` goes on."""
+    seconds = []
+    async with aiohttp.ClientSession() as session:
+        while not work.done():
+            start = time.perf_counter()
+            async with session.get(url + "/livez") as response:
+                await response.read()
+            seconds.append(time.perf_counter() - start)
+            await asyncio.sleep(0.005)
+    await work
+    return [f"{statistics.median(seconds) * 1000:.1f} ms", f"{statistics.quantiles(seconds, n=100)[98] * 1000:.1f} ms"]

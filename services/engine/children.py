@@ -121,7 +121,7 @@ def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says
     from services.engine.pod import run_pod  # noqa: PLC0415 - likewise
 
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     log = _open_log(settings, name)
     if log is not None:

@@ -33,10 +33,14 @@ class Exchange:
         self.arrived_at = time.monotonic()
         self.run: Run | None = None
         self.num_prompt_tokens = 0
+        self.has_begun = False
+        """Whether headers have left, so that the answer can no longer become an error."""
+        self.error_code = ""
+        """Code of the error that the client was told, if any; in a stream it may come after status 200."""
 
     def headers(self) -> dict[str, str]:
         """What every response carries; durations as far as they are known when its headers leave."""
-        headers = {"x-request-id": self.request_id, "x-convoy-pod": self.pod, "Server-Timing": self.server_timing()}
+        headers = {"x-request-id": self.request_id, "x-convoy-pod": self.pod, "Server-Timing": self.server_timing(), "Server": "convoy"}
         if self.run is not None:
             headers["x-convoy-seed"] = str(self.run.prepared.request.sampling.seed)
             headers["x-convoy-queue"] = f"place={self.run.admitted.place}, wait={self.run.admitted.waited_seconds * 1000:.0f}ms"
@@ -60,7 +64,7 @@ class Exchange:
             durations["total"] = now - self.arrived_at
         return {name: seconds * 1000 for name, seconds in durations.items()}
 
-    def record(self, metrics: Metrics, endpoint: str, status: int, error_code: str) -> None:
+    def record(self, metrics: Metrics, endpoint: str, status: int) -> None:
         """Writes the access record and counts the request."""
         run, total = self.run, time.monotonic() - self.arrived_at
         status_class = "cancelled" if status == CLIENT_LEFT else f"{status // 100}xx"
@@ -79,6 +83,6 @@ class Exchange:
             prompt_tokens=self.num_prompt_tokens,
             completion_tokens=run.num_tokens if run else 0,
             **({"finish_reason": run.finish_reason} if run and run.finish_reason else {}),
-            **({"error": error_code} if error_code else {}),
+            **({"error": self.error_code} if self.error_code else {}),
             **milliseconds,
         )

@@ -21,7 +21,7 @@ log = get_logger()
 
 EXCHANGE = "exchange"
 _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
-"""Asked all the time by machines; recorded only if they fail with a server error other than 503."""
+"""Asked all the time by machines: neither recorded nor counted."""
 
 
 @web.middleware
@@ -29,37 +29,45 @@ async def exchange_middleware(request: web.Request, handler: Handler) -> web.Str
     """Wraps a handler: headers on every answer, errors translated, one record."""
     exchange = request[EXCHANGE] = Exchange(request, request.app[POD].name)
     metrics, endpoint = request.app[METRICS], _endpoint(request)
-    in_progress = metrics.in_progress.labels(metrics.model)
-    in_progress.inc()
-    status, code = CLIENT_LEFT, "client_left"
-    try:
-        response, code = await _answer(request, handler)
-        status = response.status
-        if not response.prepared:
-            response.headers.update(exchange.headers())
-        return response
-    finally:
-        in_progress.dec()
-        if endpoint not in _QUIET:
-            exchange.record(metrics, endpoint, status, code)
+    if endpoint in _QUIET:
+        return await _answer(request, handler)
+    status = CLIENT_LEFT
+    with metrics.in_progress.labels(metrics.model).track_inprogress():
+        try:
+            response = await _answer(request, handler)
+            status = response.status
+            return response
+        finally:
+            exchange.record(metrics, endpoint, status)
 
 
-async def _answer(request: web.Request, handler: Handler) -> tuple[web.StreamResponse, str]:
-    """The handler's response, or its error as one, and the error's code."""
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The handler's response, or its error as one; with our headers, unless they have left already."""
+    exchange: Exchange = request[EXCHANGE]
     try:
-        return await handler(request), ""
+        response = await handler(request)
     except ApiError as error:
-        return error_response(error), error.code
+        response = _told(exchange, error)
     except web.HTTPException as error:
-        translated = _translate(request, error)
-        return error_response(translated), translated.code
-    except asyncio.CancelledError:
-        raise
+        response = _told(exchange, _translate(request, error))
     except ConnectionError:
         raise asyncio.CancelledError from None  # the client left while we wrote
     except Exception as error:  # the boundary: a bug becomes a 500 for this request and a line in the log, not a broken connection
-        log.exception("request.broke", error_type=type(error).__name__, request_id=request[EXCHANGE].request_id)
-        return error_response(EngineError("The server broke on this request")), EngineError.code
+        log.exception("request.broke", error_type=type(error).__name__, request_id=exchange.request_id)
+        if exchange.has_begun:
+            exchange.error_code = EngineError.code
+            if request.transport is not None:
+                request.transport.abort()  # the client shall see that its stream broke, not a clean end
+            raise asyncio.CancelledError from None
+        response = _told(exchange, EngineError("The server broke on this request"))
+    if not response.prepared:
+        response.headers.update(exchange.headers())
+    return response
+
+
+def _told(exchange: Exchange, error: ApiError) -> web.Response:
+    exchange.error_code = error.code
+    return error_response(error)
 
 
 def error_response(error: ApiError) -> web.Response:

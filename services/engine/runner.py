@@ -39,7 +39,7 @@ _STOP_MARGIN_SECONDS = 5.0
 class Runner:
     """Keeps PODS pods alive until SIGTERM (pods drain) or a second signal (they end at once).
 
-    SIGHUP reads the wanted number of pods from STATE_DIR/pods_wanted.
+    SIGUSR1 reads the wanted number of pods from STATE_DIR/pods_wanted.
     """
 
     def __init__(self, settings: RunnerSettings) -> None:
@@ -99,12 +99,12 @@ class Runner:
         for end in (self._wakes, writes):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: object) -> None:
-        self._num_stop_signals += number in {signal.SIGTERM, signal.SIGINT}
-        self._rescale |= number == signal.SIGHUP
+        self._num_stop_signals += number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+        self._rescale |= number == signal.SIGUSR1
 
     def _tend(self) -> str:
         """One round: start what is due, wait for news, look after every pod; a reason to give up, or nothing."""

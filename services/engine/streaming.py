@@ -29,25 +29,25 @@ async def stream(
     try:
         silent_until = exchange.arrived_at + keepalive_seconds
         while not (await asyncio.wait({first}, timeout=max(0.0, silent_until - time.monotonic())))[0]:
-            await _keep_alive(request, exchange, response)
+            await _begin(request, exchange, response)
+            await response.write(comment("keepalive"))
             silent_until = time.monotonic() + keepalive_seconds
         error = first.exception()
         if error is not None and not response.prepared:
             raise error  # before any byte it is still a true status code
-        if not response.prepared:
-            response.headers.update(exchange.headers())
-            await response.prepare(request)
+        await _begin(request, exchange, response)
         await _send(response, exchange, subscription, chunks)
     finally:
         first.cancel()
     return response
 
 
-async def _keep_alive(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> None:
+async def _begin(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> None:
+    """Sends the headers, once."""
     if not response.prepared:
         response.headers.update(exchange.headers())
+        exchange.has_begun = True
         await response.prepare(request)
-    await response.write(comment("keepalive"))
 
 
 async def _send(response: web.StreamResponse, exchange: Exchange, subscription: Subscription, chunks: Chunks) -> None:
@@ -63,6 +63,7 @@ async def _send(response: web.StreamResponse, exchange: Exchange, subscription: 
             if frames:
                 await response.write(frames)
     except ApiError as error:
+        exchange.error_code = error.code
         await response.write_eof(error_event(error))
         return
     assert run.finish_reason is not None

@@ -155,7 +155,7 @@ async def test_pods_outlive_their_runner_until_a_new_one_replaced_them() -> None
 def scale(pods: RunningPods, number: int) -> None:
     """Tells the runner how many pods are wanted."""
     (pods.state_dir / "pods_wanted").write_text(f"{number}\n")
-    pods.process.send_signal(signal.SIGHUP)
+    pods.process.send_signal(signal.SIGUSR1)
 
 
 def test_pods_are_added_and_taken_away() -> None:

@@ -48,6 +48,7 @@ async def test_the_page_works_without_a_network(fake: RunningPods) -> None:
             async with session.get("/" + asset) as response:
                 assert response.status == 200, asset
                 assert len(await response.read()) > 500
+        assert response.headers["Server"] == "convoy"
         async with session.get("/docs/assets/../../pod.py") as response:
             assert response.status == 404
 

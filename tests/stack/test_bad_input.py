@@ -140,7 +140,7 @@ async def test_each_gets_its_answer_directly_and_leaves_nothing_behind(pods: Run
     assert process.memory_info().rss < before[1] + 32 * MEBIBYTE
     async with aiohttp.ClientSession() as session, session.get(pods.url + "/metrics") as response:
         lines = (await response.text()).splitlines()
-    assert 'llm_requests_in_progress{model="demo"} 1.0' in lines
+    assert 'llm_requests_in_progress{model="demo"} 0.0' in lines
     assert 'llm_slots_in_use{model="demo"} 0.0' in lines
 
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import openai
 import pytest
 
 from tests.running import RunningPods, running_pods
+from tests.running import until as pods_until
 from tests.stack.harness import RunningEdge, running_edge, until
 
 if TYPE_CHECKING:
@@ -113,6 +115,17 @@ async def test_any_text_goes_in_and_whole_characters_come_out(real_pods: Running
             assert raw.decode().endswith("data: [DONE]\n\n")
 
 
+@pytest.mark.model
+def test_a_real_pod_is_back_at_once(real_pods: RunningPods) -> None:
+    """A killed pod's successor has its model loaded and is ready in about two seconds, since it is a fork."""
+    before = real_pods.entry("engine-2")
+    killed_at = time.monotonic()
+    os.kill(before["pid"], signal.SIGKILL)
+    pods_until(lambda: real_pods.entry("engine-2").get("pid") not in {None, before["pid"]}, real_pods.log)
+    real_pods.until_ready(2)
+    assert time.monotonic() - killed_at < 3 * 2.0
+
+
 async def test_connections_are_kept_or_closed_as_the_client_wishes() -> None:
     """Requests one after the other share a connection; `Connection: close` is obeyed."""
     with running_pods(1) as pods:
@@ -166,7 +179,7 @@ async def test_pods_come_and_go_under_load_without_a_failure() -> None:
             for wanted in (3, 1, 2):
                 names = {f"engine-{count + 1}" for count in range(wanted)}
                 (pods.state_dir / "pods_wanted").write_text(str(wanted))
-                pods.process.send_signal(signal.SIGHUP)
+                pods.process.send_signal(signal.SIGUSR1)
                 await edge.until_healthy(*names)
                 await until(functools.partial(listed, names), f"the runner lists {names}: the others have drained and are gone")
             stop.set()

@@ -7,12 +7,14 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
 from services.engine.backends.transformers.backend import TransformersBackend
 from services.engine.generation import BackendError, GenerationRequest, SamplingParams
+from services.engine.sampling import RowParams, sample, seed_array
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -96,6 +98,19 @@ async def test_seeded_answers_are_the_same_alone_and_in_a_batch(backend: Transfo
     alone = [await tokens_of(backend, one) for one in wanted]
     assert list(await asyncio.gather(*(tokens_of(backend, one) for one in wanted))) == alone
     assert len({tuple(tokens) for tokens in alone}) == len(alone)
+
+
+async def test_a_sampled_token_depends_on_seed_and_place_in_the_answer(backend: TransformersBackend, model_folder: Path) -> None:
+    """Each token is what the sampler draws from the model's logits for the request's seed and the token's place, counted from 0."""
+    model = LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    tokens = prompts(5)[4]
+    params, seeds = RowParams.of([SAMPLED]), seed_array([SAMPLED.seed])
+    expected = []
+    for place in range(NEW_TOKENS):
+        with torch.inference_mode():
+            logits = model(torch.tensor([tokens + expected])).logits[:, -1]
+        expected.append(int(sample(logits, params, seeds, np.array([place], dtype=np.uint64))))
+    assert await tokens_of(backend, request(tokens, SAMPLED)) == expected
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED])
@@ -234,16 +249,19 @@ async def test_a_poisoned_request_fails_alone(engine_settings: EngineSettings, m
     await backend.stop()
 
 
-async def test_a_model_that_breaks_fails_its_requests_and_goes_on(backend: TransformersBackend) -> None:
+@pytest.mark.parametrize("prompt", [[5], [5, 6]], ids=["drawing", "reading"])
+async def test_a_model_that_breaks_fails_its_requests_and_goes_on(backend: TransformersBackend, prompt: list[int]) -> None:
     """An exception in a step reaches the clients of that batch as an error; the next request is answered."""
-    model = backend._loaded.model
     expected = await tokens_of(backend, request([5, 6]))
-    hook = model.register_forward_pre_hook(_break_on_decode, with_kwargs=True)
-    outcomes = await asyncio.gather(*(tokens_of(backend, request([5, 6])) for _ in range(3)), return_exceptions=True)
+    hook = backend._loaded.model.register_forward_pre_hook(_break)
+    wanted = [asyncio.create_task(tokens_of(backend, request(prompt))) for _ in range(3)]
+    done, late = await asyncio.wait(wanted, timeout=DEADLINE_SECONDS)
+    assert not late
+    outcomes = [one.exception() for one in done]
     hook.remove()
     assert all(isinstance(one, BackendError) and "out of paper" in str(one) for one in outcomes)
     assert await tokens_of(backend, request([5, 6])) == expected
 
 
-def _break_on_decode(_module: torch.nn.Module, _args: object, _kwargs: object) -> None:
+def _break(_module: torch.nn.Module, _args: object) -> None:
     raise RuntimeError("out of paper")
