@@ -1,0 +1,1 @@
+"""The demo model: its corpus, its training, its evaluation and its files."""
