@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,72 +11,24 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from services.engine.backends.transformers.backend import TransformersBackend
-from services.engine.generation import BackendError, GenerationRequest, SamplingParams
+from services.engine.generation import SamplingParams
 from services.engine.sampling import RowParams, sample, seed_array
+from tests.unit.engine.backends.asking import (
+    GREEDY,
+    NEW_TOKENS,
+    SAMPLED,
+    answer,
+    generated,
+    prompts,
+    request,
+    tokens_of,
+    until_idle,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from services.engine.generation import FinishReason, TokenEvent
-    from services.settings import EngineSettings
-
-NEW_TOKENS = 24
-GREEDY = SamplingParams(seed=0, temperature=0)
-SAMPLED = SamplingParams(seed=77, temperature=1.2, top_k=50, top_p=0.95, min_p=0.01)
-DEADLINE_SECONDS = 60
-
-
-def prompts(number: int) -> list[list[int]]:
-    """Prompts of very different lengths, from one token to more than one step may read."""
-    generator = torch.Generator().manual_seed(number)
-    lengths = [1, 2, 300, 600, *torch.randint(3, 90, (number - 4,), generator=generator).tolist()]
-    return [torch.randint(7, 263, (length,), generator=generator).tolist() for length in lengths]
-
-
-def request(prompt: Sequence[int], sampling: SamplingParams = GREEDY, max_tokens: int = NEW_TOKENS, **rest: object) -> GenerationRequest:
-    """A request that only `max_tokens` ends."""
-    return GenerationRequest("r", prompt, sampling, max_tokens, **rest)  # type: ignore[arg-type]
-
-
-async def answer(backend: TransformersBackend, wanted: GenerationRequest) -> tuple[list[int], FinishReason | None, int]:
-    """All tokens, the finish reason, and the number of tokens counted."""
-    tokens: list[int] = []
-    reason, num_tokens = None, 0
-    async with aclosing(backend.generate(wanted)) as events:  # type: ignore[type-var]  # it is an async generator
-        async for event in events:
-            tokens += event.token_ids
-            num_tokens += event.num_tokens
-            reason = event.finish_reason
-    return tokens, reason, num_tokens
-
-
-async def tokens_of(backend: TransformersBackend, wanted: GenerationRequest) -> list[int]:
-    """All tokens of the answer."""
-    return (await answer(backend, wanted))[0]
-
-
-async def read_to_end(events: AsyncIterator[TokenEvent]) -> None:
-    """Reads what is left."""
-    async for _ in events:
-        pass
-
-
-async def until_idle(backend: TransformersBackend) -> None:
-    """Waits until no row runs."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while backend.load().running:
-        assert time.monotonic() < deadline, backend.load()
-        await asyncio.sleep(0.005)
-
-
-def generated(folder: Path, wanted: list[list[int]]) -> list[list[int]]:
-    """What model.generate answers to each prompt, greedy, alone."""
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model.generation_config.eos_token_id = None
-    outputs = [model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0) for prompt in wanted]
-    return [output[0, len(prompt) :].tolist() for prompt, output in zip(wanted, outputs, strict=True)]
+    from services.engine.backends.transformers.backend import TransformersBackend
 
 
 async def test_greedy_answers_equal_generate_alone_and_in_a_mixed_batch(backend: TransformersBackend, model_folder: Path) -> None:
@@ -105,7 +56,7 @@ async def test_a_sampled_token_depends_on_seed_and_place_in_the_answer(backend: 
     model = LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     tokens = prompts(5)[4]
     params, seeds = RowParams.of([SAMPLED]), seed_array([SAMPLED.seed])
-    expected = []
+    expected: list[int] = []
     for place in range(NEW_TOKENS):
         with torch.inference_mode():
             logits = model(torch.tensor([tokens + expected])).logits[:, -1]
@@ -185,83 +136,3 @@ async def test_a_reader_that_does_not_read_delays_nobody(backend: TransformersBa
     await until_idle(backend)
     rest = await anext(slow)
     assert (len(first.token_ids) + len(rest.token_ids), rest.finish_reason) == (100, "length")
-
-
-@pytest.mark.parametrize("prompt", [[], [263], [-1], [9] * 1024, [10**12]])
-async def test_an_impossible_request_fails_alone(backend: TransformersBackend, prompt: list[int]) -> None:
-    """An empty or too long prompt, or a token that does not exist, is refused; what runs beside it goes on."""
-    running = asyncio.create_task(tokens_of(backend, request([50, 60], max_tokens=100)))
-    with pytest.raises(BackendError, match=r"from \d"):
-        await tokens_of(backend, request(prompt))
-    assert len(await running) == 100
-
-
-async def test_more_requests_than_rows_are_all_answered(backend: TransformersBackend) -> None:
-    """Eight slots and forty requests: none is lost."""
-    answers = await asyncio.gather(*(tokens_of(backend, request(prompt, max_tokens=6)) for prompt in prompts(40)))
-    assert [len(tokens) for tokens in answers] == [6] * 40
-
-
-async def test_stopping_fails_what_runs(backend: TransformersBackend) -> None:
-    """A stop ends running requests with an error instead of leaving them waiting, and later ones are refused."""
-    events = backend.generate(request([5, 6], max_tokens=1000))
-    await anext(events)
-    await backend.stop()
-    with pytest.raises(BackendError, match="stopped"):
-        await read_to_end(events)
-    with pytest.raises(BackendError, match="does not run"):
-        await tokens_of(backend, request([5, 6]))
-
-
-async def test_load_tells_what_runs(backend: TransformersBackend) -> None:
-    """While an answer is generated the load shows one row, a pace and a used cache."""
-    async with aclosing(backend.generate(request([9] * 100, max_tokens=900))) as events:  # type: ignore[type-var]
-        await anext(events)
-        load = backend.load()
-        assert load.running == 1
-        assert load.tokens_per_second > 0
-        assert 0 < load.cache_usage <= 1
-
-
-async def test_a_poisoned_request_fails_alone(engine_settings: EngineSettings, model_folder: Path, tmp_path: Path) -> None:
-    """A prompt on which the model computes NaN gets an error; a batch mate and the next user of its row get their true answers."""
-    expected = generated(model_folder, [[50, 60, 70]])[0]
-    poison = next(token for token in range(200, 263) if token not in expected)
-    model = LlamaForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    model.model.embed_tokens.weight.data[poison] = float("nan")
-    model.save_pretrained(tmp_path)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / name).write_bytes((model_folder / name).read_bytes())
-    backend = TransformersBackend(type(engine_settings)(model_name=str(tmp_path), device="cpu", dtype="float32", num_threads=1))
-    await backend.start(lambda _: None)
-    for prompt in ([50, poison, 60], [poison] * 400):
-        good, bad, also_good = await asyncio.gather(
-            tokens_of(backend, request([50, 60, 70])),
-            tokens_of(backend, request(prompt)),
-            tokens_of(backend, request([50, 60, 70])),
-            return_exceptions=True,
-        )
-        assert isinstance(bad, BackendError)
-        assert "not finite" in str(bad)
-        assert (good, also_good) == (expected, expected)
-    mates = await asyncio.gather(*(tokens_of(backend, request([50, 60, 70][:length])) for length in (3, 2, 3, 1)))
-    assert (mates[0], mates[2]) == (expected, expected)
-    await backend.stop()
-
-
-@pytest.mark.parametrize("prompt", [[5], [5, 6]], ids=["drawing", "reading"])
-async def test_a_model_that_breaks_fails_its_requests_and_goes_on(backend: TransformersBackend, prompt: list[int]) -> None:
-    """An exception in a step reaches the clients of that batch as an error; the next request is answered."""
-    expected = await tokens_of(backend, request([5, 6]))
-    hook = backend._loaded.model.register_forward_pre_hook(_break)
-    wanted = [asyncio.create_task(tokens_of(backend, request(prompt))) for _ in range(3)]
-    done, late = await asyncio.wait(wanted, timeout=DEADLINE_SECONDS)
-    assert not late
-    outcomes = [one.exception() for one in done]
-    hook.remove()
-    assert all(isinstance(one, BackendError) and "out of paper" in str(one) for one in outcomes)
-    assert await tokens_of(backend, request([5, 6])) == expected
-
-
-def _break(_module: torch.nn.Module, _args: object) -> None:
-    raise RuntimeError("out of paper")

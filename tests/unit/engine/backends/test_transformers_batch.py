@@ -82,6 +82,20 @@ def test_what_a_cancelled_poisoned_prompt_leaves_reaches_nobody(model: Any) -> N
     assert all(0 <= token < 263 for token in mate.tokens)
 
 
+def test_what_a_poisoned_answer_leaves_reaches_nobody(model: Any) -> None:
+    """The row of a request that failed on NaN serves the next one beside a longer mate."""
+    batch = Batch(Forward(model, 8, CONTEXT))
+    alone = join(batch, [50, 60, 70])
+    finish(batch)
+    join(batch, list(range(20, 90)), max_tokens=60)
+    batch.step()
+    poisoned = join(batch, [POISON] * 40)
+    assert [one.sequence for one in batch.step() if one.error] == [poisoned]
+    follower = join(batch, [50, 60, 70])
+    finish(batch)
+    assert follower.tokens == alone.tokens
+
+
 def test_rows_that_move_keep_their_answers(model: Any) -> None:
     """Rows of many lengths that join and leave in turn give what each gives alone, also where a prompt is still being read."""
     forward = Forward(model, 8, CONTEXT)
