@@ -26,7 +26,7 @@ fmt: ## format the code
 	@scripts/setup.sh dev && .venv/bin/ruff format . && .venv/bin/ruff check --fix .
 
 model: ## train the demo model from nothing (under an hour on 2 cores)
-	@scripts/setup.sh dev && exec $(PY) -m models.demo.train
+	@scripts/setup.sh dev && exec env OMP_WAIT_POLICY=passive $(PY) -m models.demo.train
 
 model-eval: ## ask the demo model what it was not trained on
 	@scripts/setup.sh dev && exec $(PY) -m models.demo.evaluate

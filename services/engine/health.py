@@ -19,6 +19,7 @@ class Health:
         self.state: State = "loading"
         self.progress = "starting"
         self.started_at = time.monotonic()
+        self._refuses = False
         self.told_draining = asyncio.Event()
         """Somebody has asked `/readyz` and learnt that the pod is draining."""
 
@@ -32,14 +33,18 @@ class Health:
             self.state, self.progress = "ready", "ready"
 
     def become_draining(self) -> None:
-        """New requests are refused from now on."""
+        """No longer ready; what still comes is served until `refuse`, so that nobody is turned away before Envoy knows."""
         self.state, self.progress = "draining", "finishing what runs"
 
+    def refuse(self) -> None:
+        """New requests are refused from now on, to be tried on another pod."""
+        self._refuses = True
+
     def check_ready(self) -> None:
-        """Raises `NotReady` or `Draining` if no request is taken now."""
+        """Raises `NotReady` or `Draining` if no request is taken now; a pod that drains takes some until `refuse`."""
         if self.state == "loading":
             raise NotReady(f"This pod is not ready: {self.progress}", retry_after_seconds=1)
-        if self.state == "draining":
+        if self._refuses:
             raise Draining("This pod is stopping and takes no new request", retry_after_seconds=1)
 
     def readiness(self, pod: str) -> tuple[int, dict[str, object]]:

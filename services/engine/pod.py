@@ -34,7 +34,7 @@ _BEAT_SECONDS = 1.0
 # How long a draining pod waits to be asked for its readiness; the edge asks several times a second.
 _NOTICE_SECONDS = 2.0
 # Time for the edge to write, and Envoy to take in, that the pod is draining.
-_SETTLE_SECONDS = 0.3
+_SETTLE_SECONDS = 0.5
 
 
 class Heart:
@@ -96,9 +96,12 @@ async def _serve(settings: EngineSettings, name: str, listener: socket.socket, h
 
 
 async def _drain(app: web.Application, timeout_seconds: float) -> None:
-    """Refuses what is new, lets what runs finish. Further signals change nothing: a process group may get the same one twice."""
+    """Serves until Envoy sends nothing more, then refuses, and lets what runs finish.
+
+    Refusing at once would lose requests where several pods stop together: the one retry could meet another of them. Further signals
+    change nothing: a process group may get the same one twice.
+    """
     app[HEALTH].become_draining()
-    app[ADMISSION].drain()
     log.info("pod.draining", running=app[ADMISSION].running)
     try:
         await asyncio.wait_for(_finished(app), timeout_seconds)
@@ -110,6 +113,8 @@ async def _finished(app: web.Application) -> None:
     with suppress(asyncio.TimeoutError):  # nobody asks: no edge in front, or one that is down
         await asyncio.wait_for(app[HEALTH].told_draining.wait(), _NOTICE_SECONDS)
         await asyncio.sleep(_SETTLE_SECONDS)
+    app[HEALTH].refuse()
+    app[ADMISSION].drain()
     await app[RUNS].idle()
 
 

@@ -88,7 +88,7 @@ async def test_a_client_that_leaves_frees_its_slot(pod: RunningPods) -> None:
 
 async def test_a_slow_reader_delays_nobody(pod: RunningPods) -> None:
     """While one client does not read at all, others are answered, and the slow one finds its text whole afterwards."""
-    async with aiohttp.ClientSession(pod.url) as session, session.post(CHAT, json=body(max_tokens=1500, ignore_eos=True)) as slow:
+    async with aiohttp.ClientSession(pod.url) as session, session.post(CHAT, json=body(max_tokens=400, ignore_eos=True)) as slow:
         await slow.content.readline()
         slow.content._protocol.pause_reading()  # aiohttp reads ahead unless told not to
         for _ in range(3):
