@@ -21,6 +21,7 @@ async def measure(rounds: int = 5) -> list[Section]:
         asked = body(stream=stream)
         with running_pods(1, fake_first_token_ms=0, fake_tokens_per_second=pace) as pods:
             async with running_edge(pods=pods.entries) as edge:
+                await edge.until_healthy("engine-1")
                 envoy = edge.processes["envoy"].pid
                 alone = partial(closed_loop, body=asked, clients=1, requests=requests // 3, pids=[])
                 results = await interleaved(rounds, direct=partial(alone, pods.url + PATH), through=partial(alone, edge.url + PATH))
