@@ -27,6 +27,7 @@ class Detokenizer:
         self._window: list[int] = []
         self._num_read = 0
         self._given = 0
+        self._is_whole = True
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that became whole with these tokens."""
@@ -36,7 +37,8 @@ class Detokenizer:
         while stable and len(text) - stable < _MAX_UNFINISHED and text[stable - 1] == _REPLACEMENT:
             stable -= 1
         piece = text[self._given : stable]
-        if stable == len(text):
+        self._is_whole = stable == len(text)
+        if self._is_whole:
             self._window = self._window[self._num_read :]
             self._num_read = len(self._window)
             self._given = 0
@@ -46,7 +48,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What was held back, at the end: bytes that never became a character show as U+FFFD."""
-        return self._fresh_text()[self._given :]
+        return "" if self._is_whole else self._fresh_text()[self._given :]
 
     def _fresh_text(self) -> str:
         """The window's text without that of its first `_num_read` tokens, which were given already and are there for context."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from itertools import islice
+from itertools import chain, cycle, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from services.engine.generation import BackendError, Load, ModelInfo
@@ -164,11 +164,9 @@ class _Row:
 
 
 def _answer(*, endless: bool, at_least: int) -> Iterator[int]:
-    tokenizer, num_tokens = FakeTokenizer(), 0
-    while True:
-        for sentence in _ANSWER:
-            for token in tokenizer.encode(sentence):
-                num_tokens += 1
-                yield token
-        if not endless and num_tokens >= at_least:
-            return
+    """All sentences in turn, as often as it takes to reach `at_least` tokens, or for ever."""
+    times = -(-max(at_least, 1) // len(_ANSWER_TOKENS))
+    return cycle(_ANSWER_TOKENS) if endless else chain.from_iterable(repeat(_ANSWER_TOKENS, times))
+
+
+_ANSWER_TOKENS = tuple(token for sentence in _ANSWER for token in FakeTokenizer().encode(sentence))
