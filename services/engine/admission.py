@@ -10,8 +10,9 @@ import asyncio
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from services.openai.errors import Draining, QueueFull
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 _MAX_RETRY_AFTER_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """What a request's way into its slot was: `place` in the queue when it came (0: ran at once) and seconds waited."""
 
     place: int

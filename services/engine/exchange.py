@@ -71,8 +71,8 @@ class Exchange:
         metrics.requests.labels(metrics.model, endpoint, status_class).inc()
         metrics.duration.labels(metrics.model, endpoint).observe(total)
         if run is not None and run.first_token_at:
-            metrics.first_token.labels(metrics.model).observe(run.first_token_at - self.arrived_at)
-        milliseconds = {f"{name}_ms": round(value, 1) for name, value in self.durations().items()} | {"total_ms": round(total * 1000, 1)}
+            metrics.first_token.observe(run.first_token_at - self.arrived_at)
+        durations = self.durations() | {"total": total * 1000}
         log.info(
             "request.done",
             request_id=self.request_id,
@@ -84,5 +84,5 @@ class Exchange:
             completion_tokens=run.num_tokens if run else 0,
             **({"finish_reason": run.finish_reason} if run and run.finish_reason else {}),
             **({"error": self.error_code} if self.error_code else {}),
-            **milliseconds,
+            **{f"{name}_ms": round(milliseconds, 1) for name, milliseconds in durations.items()},
         )

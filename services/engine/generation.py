@@ -5,17 +5,18 @@ A `Backend` knows token ids only. A `Generator` is what handlers call: text in, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable
 
 FinishReason = Literal["stop", "length"]
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
+class SamplingParams(Struct, frozen=True):
     """How the next token is drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
 
     `seed` is always set: randomness is a function of (seed, position) alone.
@@ -28,8 +29,7 @@ class SamplingParams:
     min_p: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
+class GenerationRequest(Struct, frozen=True):
     """One generation, in token ids.
 
     The backend ends after `max_tokens` new tokens ("length") or at a token of `stop_token_ids` ("stop"; that token is not sent on), which
@@ -47,21 +47,19 @@ class GenerationRequest:
     resume_token_ids: Sequence[int] = ()
 
 
-@dataclass(slots=True)
-class TokenEvent:
+class TokenEvent(Struct):
     """New tokens of one request, in order; what was not read yet is merged into one event. The last one has `finish_reason`.
 
     `text` is filled by `TokenGenerator`. `num_tokens` counts the drawn tokens, the stop token included (it is part of the usage).
     """
 
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = []
     text: str = ""
     num_tokens: int = 0
     finish_reason: FinishReason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(Struct, frozen=True):
     """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1."""
 
     running: int = 0
@@ -69,8 +67,7 @@ class Load:
     cache_usage: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
+class ModelInfo(Struct, frozen=True):
     """What was loaded. `context_tokens` holds for prompt and answer together."""
 
     context_tokens: int

@@ -49,37 +49,41 @@ async def short_chat(request: web.Request) -> web.StreamResponse:
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
-    decoded = await _decoded(request, requests.decode_completion)
+    body = await _body(request)
+    decoded = await _decoded(body, requests.decode_completion)
     exchange = _checked(request, decoded)
-    prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded)
+    prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body))
     return await _generate(request, decoded, prepared)
 
 
 async def _chat(request: web.Request, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
-    decoded = await _decoded(request, decode)
+    body = await _body(request)
+    decoded = await _decoded(body, decode)
     exchange = _checked(request, decoded)
-    prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded)
+    prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body))
     return await _generate(request, decoded, prepared)
 
 
 def _checked(request: web.Request, decoded: ChatRequest | CompletionRequest) -> Exchange:
     """The exchange of a request that this pod takes now; refuses the others."""
-    pod = request.app[POD]
+    app = request.app
+    pod = app[POD]
     if decoded.model not in {None, pod.model}:
         raise ModelNotFound(f"model {str(decoded.model)[:200]!r} is not served here; {pod.model!r} is, also when left out", param="model")
-    request.app[HEALTH].check_ready()
+    app[HEALTH].check_ready()
     exchange: Exchange = request[EXCHANGE]
     return exchange
 
 
 async def _generate(request: web.Request, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> web.StreamResponse:
     """Runs a prepared request and answers it, whole or as a stream."""
-    pod, exchange, options = request.app[POD], request[EXCHANGE], decoded.options
+    app, exchange, options = request.app, request[EXCHANGE], decoded.options
+    pod = app[POD]
     is_chat = isinstance(decoded, requests.ChatRequest)
     exchange.num_prompt_tokens = prepared.num_prompt_tokens
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=decoded.messages if is_chat else decoded.prompt)  # type: ignore[union-attr]
-    run = exchange.run = await request.app[RUNS].start(prepared)
+    run = exchange.run = await app[RUNS].start(prepared)
     subscription = run.subscribe()
     try:
         answer_id, created = responses.new_id("chatcmpl" if is_chat else "cmpl"), int(time.time())
@@ -101,9 +105,8 @@ def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
     return encode(text=text, finish_reason=run.finish_reason, usage=usage)
 
 
-async def _decoded(request: web.Request, decode: Callable[[bytes], T]) -> T:
+async def _decoded(body: bytes, decode: Callable[[bytes], T]) -> T:
     """The body's request; a large body is decoded off the event loop, since finding what is wrong in it may take half a second."""
-    body = await _body(request)
     return decode(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(decode, body)
 
 
@@ -117,8 +120,10 @@ async def _body(request: web.Request) -> bytes:
     limit = request.app[POD].settings.max_body_bytes
     if (request.content_length or 0) > limit:
         raise RequestTooLarge(f"The body has {request.content_length} bytes, more than MAX_BODY_BYTES={limit}")
+    if request.content.is_eof():
+        return await request.read()  # it came with the headers, as most do: nothing to wait for, and no timer's cost
     try:
-        return await asyncio.wait_for(request.read(), _BODY_SECONDS) if request.can_read_body else b""
+        return await asyncio.wait_for(request.read(), _BODY_SECONDS)
     except asyncio.TimeoutError:
         raise RequestTimeout(f"The body did not come within {_BODY_SECONDS} seconds") from None
 
@@ -150,12 +155,11 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics, in Prometheus' text format."""
-    declared, model_name = request.app[METRICS], request.app[METRICS].model
-    admission, health = request.app[ADMISSION], request.app[HEALTH]
-    declared.queue_depth.labels(model_name).set(admission.waiting)
-    declared.slots_in_use.labels(model_name).set(admission.running)
-    declared.ready.labels(model_name).set(health.state == "ready")
-    declared.cache_usage.labels(model_name).set(request.app[GENERATOR].load().cache_usage)
+    declared, admission, health = request.app[METRICS], request.app[ADMISSION], request.app[HEALTH]
+    declared.queue_depth.set(admission.waiting)
+    declared.slots_in_use.set(admission.running)
+    declared.ready.set(health.state == "ready")
+    declared.cache_usage.set(request.app[GENERATOR].load().cache_usage)
     return web.Response(body=generate_latest(declared.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

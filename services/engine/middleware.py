@@ -27,12 +27,13 @@ _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
 @web.middleware
 async def exchange_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Wraps a handler: headers on every answer, errors translated, one record."""
-    exchange = request[EXCHANGE] = Exchange(request, request.app[POD].name)
-    metrics, endpoint = request.app[METRICS], _endpoint(request)
+    app = request.app
+    exchange = request[EXCHANGE] = Exchange(request, app[POD].name)
+    metrics, endpoint = app[METRICS], _endpoint(request)
     if endpoint in _QUIET:
         return await _answer(request, handler)
     status = CLIENT_LEFT
-    with metrics.in_progress.labels(metrics.model).track_inprogress():
+    with metrics.in_progress.track_inprogress():
         try:
             response = await _answer(request, handler)
             status = response.status

@@ -6,6 +6,7 @@ It listens before the model is loaded, and after SIGTERM until the edge has lear
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -60,6 +61,8 @@ class Heart:
 def run_pod(settings: EngineSettings, name: str, listener: socket.socket, pipe: int | None) -> int:
     """Serves on `listener` until told to stop; the exit code."""
     configure(settings.log_level, settings.log_format, name)
+    # Nearly all garbage of a request goes without the collector; looking for the rest after every 700 objects is 2 % of the work.
+    gc.set_threshold(10_000, 20, 20)
     if pipe is not None:
         os.set_blocking(pipe, False)
     return uvloop.run(_serve(settings, name, listener, Heart(pipe)))

@@ -40,8 +40,8 @@ class Runs:
     async def start(self, prepared: Prepared) -> Run:
         """Waits for a slot and begins; the caller subscribes before it awaits anything else. Raises `QueueFull` or `Draining`."""
         admitted = await self._admission.acquire()
-        self._metrics.queue_wait.labels(self._metrics.model).observe(admitted.waited_seconds)
-        self._metrics.prompt_tokens.labels(self._metrics.model).inc(prepared.num_prompt_tokens)
+        self._metrics.queue_wait.observe(admitted.waited_seconds)
+        self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
         run = Run(prepared, admitted, self._generator, self._ended)
         self._active.add(run.task)
         run.task.add_done_callback(self._active.discard)
@@ -59,15 +59,14 @@ class Runs:
         await self.idle()
 
     def _ended(self, run: Run) -> None:
-        metrics, model = self._metrics, self._metrics.model
-        seconds = run.ended_at - run.started_at
+        metrics, seconds = self._metrics, run.ended_at - run.started_at
         self._admission.release(seconds)
-        metrics.generation_tokens.labels(model).inc(run.num_tokens)
-        metrics.generation_latency.labels(model).observe(seconds)
+        metrics.generation_tokens.inc(run.num_tokens)
+        metrics.generation_latency.observe(seconds)
         if run.first_token_at and run.num_tokens > 1:
-            metrics.inter_token.labels(model).observe((run.last_token_at - run.first_token_at) / (run.num_tokens - 1))
+            metrics.inter_token.observe((run.last_token_at - run.first_token_at) / (run.num_tokens - 1))
         if run.broke:
-            metrics.engine_errors.labels(model).inc()
+            metrics.engine_errors.inc()
 
 
 class Run:
@@ -116,8 +115,25 @@ class Run:
         if self._error is not None:
             raise self._error
 
+    async def has_begun(self, within_seconds: float) -> bool:
+        """Waits so long at most for the first token or the end; whether one is there."""
+        is_late = False
+
+        def expire() -> None:
+            nonlocal is_late
+            is_late = True
+            self._wake()
+
+        timer = asyncio.get_running_loop().call_later(within_seconds, expire)
+        try:
+            while not self.first_token_at and not self.is_over and not is_late:
+                await self.changed()
+        finally:
+            timer.cancel()
+        return self.first_token_at > 0 or self.is_over
+
     async def changed(self) -> None:
-        """Waits for the next piece or the end."""
+        """Waits for the next piece or the end; may wake for nothing."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         try:
@@ -174,14 +190,6 @@ class Subscription:
         """At the beginning."""
         self.run = run
         self._next = 0
-
-    async def first(self) -> None:
-        """Waits until there is a token or the end. Raises the run's error, if it failed before any token."""
-        run = self.run
-        while not run.first_token_at and not run.is_over:
-            await run.changed()
-        if not run.first_token_at:
-            run.raise_error()
 
     async def read(self) -> tuple[str, bool]:
         """The text that came since the last call (waits for some), and whether it was the last. Raises the run's error after all text."""

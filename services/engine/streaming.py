@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -24,21 +23,16 @@ async def stream(
     request: web.Request, exchange: Exchange, subscription: Subscription, chunks: Chunks, keepalive_seconds: float
 ) -> web.StreamResponse:
     """Answers with a run's text as it comes. Raises the run's error if there is no token yet and no header was sent."""
-    response = web.StreamResponse(headers=_HEADERS)
-    first = asyncio.ensure_future(subscription.first())
-    try:
-        silent_until = exchange.arrived_at + keepalive_seconds
-        while not (await asyncio.wait({first}, timeout=max(0.0, silent_until - time.monotonic())))[0]:
-            await _begin(request, exchange, response)
-            await response.write(comment("keepalive"))
-            silent_until = time.monotonic() + keepalive_seconds
-        error = first.exception()
-        if error is not None and not response.prepared:
-            raise error  # before any byte it is still a true status code
+    response, run = web.StreamResponse(headers=_HEADERS), subscription.run
+    silent_until = exchange.arrived_at + keepalive_seconds
+    while not await run.has_begun(max(0.0, silent_until - time.monotonic())):
         await _begin(request, exchange, response)
-        await _send(response, exchange, subscription, chunks)
-    finally:
-        first.cancel()
+        await response.write(comment("keepalive"))
+        silent_until = time.monotonic() + keepalive_seconds
+    if not run.first_token_at and not response.prepared:
+        run.raise_error()  # before any byte it is still a true status code
+    await _begin(request, exchange, response)
+    await _send(response, exchange, subscription, chunks)
     return response
 
 

@@ -9,11 +9,13 @@ import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from msgspec import Struct
 
 from services.engine.generation import GenerationRequest, SamplingParams, TokenEvent
 from services.engine.text import Detokenizer, StopStrings
+from services.openai.describe import shown
 from services.openai.errors import ContextLengthExceeded, InvalidValue
 
 if TYPE_CHECKING:
@@ -24,9 +26,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Of this a template and a tokenizer make tokens in half a millisecond. A thread would cost a fifth of that by itself, and while the engine
+# computes it waits up to 5 ms (sys.getswitchinterval) for its turn, which every first token would be late by.
+_SHORT_BYTES = 2048
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+
+class Prepared(Struct, frozen=True):
     """A request that was checked against the model: what will be generated, and what text handling it wants."""
 
     request: GenerationRequest
@@ -63,18 +68,18 @@ class TokenGenerator:
         await self._backend.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def prepare_chat(self, request_id: str, chat: ChatRequest) -> Prepared:
-        """Templates, tokenizes and checks a conversation. Raises `BadRequest`."""
+    async def prepare_chat(self, request_id: str, chat: ChatRequest, num_bytes: int) -> Prepared:
+        """Templates, tokenizes and checks a conversation that came in a body of `num_bytes`. Raises `BadRequest`."""
         try:
-            token_ids = await self._off_loop(self.tokenizer.encode_chat, chat.messages)
+            token_ids = await self._encode(num_bytes, self.tokenizer.encode_chat, chat.messages)
         except ValueError as error:
             raise InvalidValue(f"messages: {error}", param="messages") from error
         return self._prepared(request_id, token_ids, chat.options, "messages")
 
-    async def prepare_completion(self, request_id: str, completion: CompletionRequest) -> Prepared:
-        """Tokenizes and checks a bare prompt. Raises `BadRequest`."""
+    async def prepare_completion(self, request_id: str, completion: CompletionRequest, num_bytes: int) -> Prepared:
+        """Tokenizes and checks a bare prompt that came in a body of `num_bytes`. Raises `BadRequest`."""
         if isinstance(completion.prompt, str):
-            token_ids = await self._off_loop(self.tokenizer.encode, completion.prompt)
+            token_ids = await self._encode(num_bytes, self.tokenizer.encode, completion.prompt)
         else:
             token_ids = list(completion.prompt)
             largest = max(token_ids, default=0)
@@ -128,13 +133,16 @@ class TokenGenerator:
                 param=param,
             )
         name = options.max_tokens_param
-        if options.max_tokens is not None and options.max_tokens > left:
-            raise InvalidValue(
-                f"{name} must be at most {left}: the context is {context} tokens and the prompt has {num_prompt_tokens}", param=name
-            )
+        if options.max_tokens is not None and not 1 <= options.max_tokens <= left:
+            why = f"the context is {context} tokens and the prompt has {num_prompt_tokens}"
+            raise InvalidValue(f"{name} must be from 1 to {left} ({why}), got {shown(options.max_tokens)}.", param=name)
         if options.min_tokens > left:
             raise InvalidValue(f"min_tokens must be at most {left}: the context is {context} tokens", param="min_tokens")
         return left if options.max_tokens is None else options.max_tokens
+
+    async def _encode(self, num_bytes: int, function: Callable[..., list[int]], prompt: object) -> list[int]:
+        """Short prompts at once, the others on a thread: there they would delay everybody's tokens."""
+        return function(prompt) if num_bytes <= _SHORT_BYTES else await self._off_loop(function, prompt)
 
     async def _off_loop(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

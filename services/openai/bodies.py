@@ -18,7 +18,8 @@ _INT31 = 2**31 - 1
 _INT63 = 2**63 - 1
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Tokens = Annotated[int, Meta(ge=1, le=_INT31)]
+# Any whole number decodes: only who knows the prompt's length can say which is the greatest that is allowed (`TokenGenerator`).
+Tokens = Annotated[int, Meta(extra_json_schema={"minimum": 1})]
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 TokenId = Annotated[int, Meta(ge=0, le=_INT31)]
 TokenIds = Annotated[list[TokenId], Meta(min_length=1)]

@@ -45,6 +45,8 @@ _UTF8_BOM, _UTF16_BOMS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 class GenerationOptions(Struct, frozen=True, kw_only=True):
     """How to generate and send an answer; `max_tokens` None is what the context leaves, `seed` None is to be drawn.
 
+    `max_tokens` may be any whole number: what the context leaves is not known here.
+
     `max_tokens_param` is the name by which the client set it. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
     `stop` holds 0 to 4 non-empty texts.
     """
@@ -171,7 +173,7 @@ def _options(body: GenerationBody, max_tokens: int | None) -> GenerationOptions:
     if body.store:
         raise explain.true_is_unsupported("store")
     min_tokens = body.min_tokens or 0
-    if max_tokens is not None and min_tokens > max_tokens:
+    if max_tokens is not None and min_tokens > max_tokens > 0:
         raise InvalidValue(f"min_tokens must not be above max_tokens ({max_tokens}), got {min_tokens}.", param="min_tokens")
     return GenerationOptions(
         max_tokens=max_tokens,

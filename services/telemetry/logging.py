@@ -5,10 +5,12 @@ An event is a fixed dotted word (`edge.pods_changed`); what varies goes into key
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 if TYPE_CHECKING:
@@ -22,18 +24,17 @@ def configure(level: str, fmt: str, service: str) -> None:
     """
     severity: int = getattr(logging, level.upper())
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         _named(service),
         structlog.processors.format_exc_info,
     ]
     for_people = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="ts")
-    renderer: Processor = for_people if fmt == "console" else structlog.processors.JSONRenderer()
+    renderer: Processor = for_people if fmt == "console" else structlog.processors.JSONRenderer(_json_text)
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[*shared, renderer] if fmt == "console" else [*shared, structlog.processors.JSONRenderer(_json)],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout) if fmt == "console" else structlog.BytesLoggerFactory(sys.stdout.buffer),
         cache_logger_on_first_use=True,
     )
     # Libraries (aiohttp, asyncio) log through the standard library: same records, and only what matters.
@@ -45,6 +46,18 @@ def configure(level: str, fmt: str, service: str) -> None:
         )
     )
     logging.basicConfig(level=max(severity, logging.WARNING), handlers=[handler], force=True)
+
+
+def _json(record: object, **_: object) -> bytes:
+    """One line; msgspec's encoder is several times as fast as the standard library's, which takes what the other refuses."""
+    try:
+        return msgspec.json.encode(record)
+    except (TypeError, UnicodeEncodeError):  # a value of any other type, or text with half a surrogate pair
+        return json.dumps(record, default=repr).encode()
+
+
+def _json_text(record: object, **_: object) -> str:
+    return _json(record).decode()
 
 
 def _named(service: str) -> Processor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -86,17 +87,45 @@ async def test_a_client_that_leaves_frees_its_slot(pod: RunningPods) -> None:
         await until_metric(session, pod.url, "llm_requests_in_progress", 0)
 
 
-async def test_a_slow_reader_delays_nobody(pod: RunningPods) -> None:
-    """While one client does not read at all, others are answered, and the slow one finds its text whole afterwards."""
-    async with aiohttp.ClientSession(pod.url) as session, session.post(CHAT, json=body(max_tokens=400, ignore_eos=True)) as slow:
-        await slow.content.readline()
-        slow.content._protocol.pause_reading()  # aiohttp reads ahead unless told not to
-        for _ in range(3):
+def unread(url: str, **more: object) -> socket.socket:
+    """A stream that is asked for and not read, by a client whose receive buffer is as small as the system allows."""
+    host, port = url.removeprefix("http://").split(":")
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # before it connects: its window is announced then
+    connection.connect((host, int(port)))
+    content = json.dumps(body(**more)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    connection.settimeout(DEADLINE_SECONDS)
+    with connection:
+        return b"".join(iter(lambda: connection.recv(1 << 20), b""))
+
+
+async def test_a_slow_reader_delays_nobody() -> None:
+    """A client that does not read keeps neither its slot nor anybody else's tokens, and finds its text whole when it reads."""
+    wanted = {"max_tokens": 1_000_000, "ignore_eos": True}
+    settings = {"max_concurrent_requests": 1, "queue_capacity": 0, "max_model_len": 2_000_000, "fake_tokens_per_second": 1e6}
+    with running_pods(1, **settings) as pods:
+        async with aiohttp.ClientSession(pods.url) as session:
+            slow = unread(pods.url, **wanted)
+            await until_metric(session, pods.url, "llm_generation_tokens_total", 1_000_000)
+            # The engine is done, the answer is not: what the client does not take fits into no buffer on the way.
+            assert await metric(session, pods.url, "llm_slots_in_use") == 0
+            assert await metric(session, pods.url, "llm_requests_in_progress") == 1
             async with session.post(CHAT, json=body(stream=False)) as quick:
                 assert quick.status == 200
-        slow.content._protocol.resume_reading()
-        text = (await asyncio.wait_for(slow.content.read(), DEADLINE_SECONDS)).decode()
-    assert text.endswith("data: [DONE]\n\n")
+            assert await metric(session, pods.url, "llm_requests_in_progress") == 1
+            raw = await asyncio.to_thread(read_all, slow)
+            async with session.post(CHAT, json=body(**wanted, stream=False)) as response:
+                whole = (await response.json())["choices"][0]["message"]["content"]
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in raw.split(b"\n") if line.startswith(b"data: {")]
+    assert "".join(delta.get("content", "") for delta in deltas) == whole
+    assert b"data: [DONE]\n\n" in raw
 
 
 async def test_requests_beyond_the_slots_wait_and_then_run() -> None:

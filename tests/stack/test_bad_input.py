@@ -39,12 +39,16 @@ class Case:
     path: str = CHAT
     headers: dict[str, str] = field(default_factory=lambda: dict(JSON))
     param: str | None = None
+    says: str = ""
 
 
 def chat(rest: str, messages: bytes = HELLO) -> bytes:
     """A chat body with more fields."""
     return b'{"messages": [' + messages + b"]" + (", " + rest if rest else "").encode() + b"}"
 
+
+# A fake engine's context less the prompt `user: Hello!` and `assistant:`, four bytes a token.
+GREATEST = "max_tokens must be from 1 to 4090 (the context is 4096 tokens and the prompt has 6)"
 
 CASES = [
     Case("empty body", 400, "invalid_json"),
@@ -65,10 +69,10 @@ CASES = [
     Case("an image", 400, "unsupported_parameter", chat("", b'{"role": "user", "content": [{"type": "image_url"}]}')),
     Case("temperature too high", 400, "invalid_value", chat('"temperature": 2.1'), param="temperature"),
     Case("temperature as text", 400, "invalid_value", chat('"temperature": "hot"'), param="temperature"),
-    Case("a huge number", 400, "invalid_value", chat('"max_tokens": 1' + "0" * 400), param="max_tokens"),
-    Case("a negative number", 400, "invalid_value", chat('"max_tokens": -1'), param="max_tokens"),
-    Case("zero tokens", 400, "invalid_value", chat('"max_tokens": 0'), param="max_tokens"),
-    Case("more tokens than the context", 400, "invalid_value", chat('"max_tokens": 100000'), param="max_tokens"),
+    Case("a huge number", 400, "invalid_value", chat('"max_tokens": 1' + "0" * 400), param="max_tokens", says=GREATEST),
+    Case("a negative number", 400, "invalid_value", chat('"max_tokens": -1'), param="max_tokens", says=GREATEST),
+    Case("zero tokens", 400, "invalid_value", chat('"max_tokens": 0'), param="max_tokens", says=GREATEST),
+    Case("more tokens than the context", 400, "invalid_value", chat('"max_tokens": 100000'), param="max_tokens", says=GREATEST),
     Case("a boolean for a number", 400, "invalid_value", chat('"seed": true'), param="seed"),
     Case("five stop strings", 400, "invalid_value", chat('"stop": ["a", "b", "c", "d", "e"]'), param="stop"),
     Case("a misspelt parameter", 400, "unknown_parameter", chat('"temprature": 1'), param="temprature"),
@@ -111,6 +115,7 @@ async def check(session: aiohttp.ClientSession, url: str, case: Case) -> None:
     if case.param:
         assert error["param"] == case.param, seen
         assert case.param in error["message"], seen
+    assert case.says in error["message"], seen
     if case.status == 405:
         assert response.headers["Allow"], seen
     assert response.headers["x-request-id"], seen
