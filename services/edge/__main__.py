@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from services import pods_file
 from services.edge.daemon import Edge
 from services.edge.files import ENVOY_DIR
-from services.edge.publishing import Publisher, read_pods
+from services.edge.publishing import Publisher
 from services.edge.validation import InvalidConfigError, validate_file
 from services.settings import EdgeSettings, SettingsError, load
 from services.telemetry.logging import configure
@@ -54,7 +55,7 @@ def _validate(publisher: Publisher, folder: Path) -> int:
 def _render(publisher: Publisher) -> int:
     """Writes everything once, before Envoy starts. Of the endpoints on disk only those stay whose pods are in the pods file."""
     try:
-        listed = {(pod.name, pod.host, pod.port) for pod in read_pods(publisher.pods_path)}
+        listed = {(pod.name, pod.host, pod.port) for pod in pods_file.read(publisher.pods_path).pods}
     except FileNotFoundError:
         listed = set()
     except ValueError as error:

@@ -11,7 +11,8 @@ import aiohttp
 import msgspec
 
 if TYPE_CHECKING:
-    from services.edge.pods import Answer, PodEntry
+    from services.edge.pods import Answer
+    from services.pods_file import PodEntry
 
 # A ready pod answers in microseconds, and in milliseconds on a busy machine.
 _POD_TIMEOUT = aiohttp.ClientTimeout(total=1.0)

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from services import pods_file
 from services.edge.asking import ask_envoy, ask_pod
 from services.edge.files import write_json
 from services.edge.pods import Pod, RetryRule, endpoints_of, known_state
-from services.edge.publishing import read_pods
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from services.edge.asking import Running
-    from services.edge.pods import Endpoint, PodEntry
+    from services.edge.pods import Endpoint
     from services.edge.publishing import Publisher
+    from services.pods_file import PodEntry
 
 # How often, in seconds: is the pods file another one; is a pod that is about to change there yet; is a settled one still what it was.
 _FILE_INTERVAL = 0.1
@@ -73,7 +74,7 @@ class Edge:
             if seen == self._file_seen:
                 return
             self._file_seen = seen
-            entries = read_pods(self._publisher.pods_path)
+            entries = pods_file.read(self._publisher.pods_path).pods
         except FileNotFoundError:
             return
         except ValueError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from services.files import write_atomically
 
 Json = dict[str, Any]
 """A JSON object: one of Envoy's files, or a part of one."""
@@ -68,9 +69,7 @@ def write_json(path: Path, data: Json) -> None:
     JSON, because it has one reading: Envoy's YAML parser and Python's disagree about unquoted words.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    fresh.replace(path)
+    write_atomically(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def publish(path: Path, response: Json) -> int | None:

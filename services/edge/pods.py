@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from services.edge.files import Json
+    from services.pods_file import PodEntry
 
 Answer = Literal["ready", "draining", "loading", "foreign", "refused", "silent"]
 """What asking `/readyz` brought. foreign: another pod's name; refused: nobody listens; silent: too late, or broken off."""
@@ -18,24 +19,6 @@ State = Literal["unknown", "ready", "draining", "loading", "foreign", "gone"]
 
 REFUSALS_UNTIL_GONE = 3
 """Refused connections in a row after which a pod is taken out. A pod that is merely silent stays: Envoy's own checks judge that."""
-
-
-class PodEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One pod of the pods file, as the runner wrote it."""
-
-    name: str
-    host: str
-    port: int
-    pid: int = 0
-    started_at: float = 0.0
-    restarts: int = 0
-    last_exit: str = ""
-
-
-class PodsFile(msgspec.Struct, frozen=True):
-    """The pods file: a new process of a pod is a new entry, which may stand beside the draining old one for a while."""
-
-    pods: list[PodEntry]
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from services import pods_file
 from services.edge import rendering
 from services.edge.files import EnvoyFiles, publish, read_json, version_of, write_json
-from services.edge.pods import Endpoint, PodsFile, endpoints_in
+from services.edge.pods import Endpoint, endpoints_in
 from services.edge.validation import validate
 
 if TYPE_CHECKING:
-    from services.edge.pods import PodEntry
     from services.settings import EdgeSettings
 
 
@@ -26,7 +24,7 @@ class Publisher:
         self.state_dir = Path(settings.state_dir)
         self.envoy_dir = envoy_dir
         self.files = EnvoyFiles.load(envoy_dir)
-        self.pods_path = Path(settings.pod_source.removeprefix("file:") or self.state_dir / "pods.json")
+        self.pods_path = Path(settings.pod_source.removeprefix("file:") or self.state_dir / pods_file.NAME)
 
     def check(self) -> None:
         """Has Envoy judge what can be written from these settings; raises `InvalidConfigError`.
@@ -87,11 +85,3 @@ class Publisher:
 
     def _path(self, name: str) -> Path:
         return rendering.resource_path(self.state_dir, name)
-
-
-def read_pods(path: Path) -> list[PodEntry]:
-    """The entries of a pods file; raises `FileNotFoundError`, or `ValueError` naming what is wrong with it."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=PodsFile).pods
-    except msgspec.DecodeError as error:
-        raise ValueError(f"{path}: {error}") from error

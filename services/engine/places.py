@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from services.engine import children
-from services.engine.roster import Entry
+from services.pods_file import PodEntry
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -46,12 +46,20 @@ class Place:
         """Whether its pod has said that it takes requests."""
         return self.child is not None and self.child.state == "ready"
 
-    def entry(self) -> Entry | None:
+    def entry(self) -> PodEntry | None:
         """Its line in the pods file, None while there is no pod."""
         child = self.child
         if child is None:
             return None
-        return Entry(self.name, self._settings.pod_host, child.port, child.pid, child.started_at, self._restarts, self._last_exit)
+        return PodEntry(
+            name=self.name,
+            host=self._settings.pod_host,
+            port=child.port,
+            pid=child.pid,
+            started_at=child.started_at,
+            restarts=self._restarts,
+            last_exit=self._last_exit,
+        )
 
     def start_if_due(self) -> bool:
         """Starts a pod if there is none and the pause is over; whether it did. Raises `OSError`."""

@@ -16,15 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services import pods_file
+from services.engine import orphans
 from services.engine.backends import can_fork, check_model, preimport
 from services.engine.generation import BackendError
 from services.engine.places import Place
-from services.engine.roster import PodsFile
+from services.pods_file import PodEntry, PodsFile
 from services.telemetry.logging import configure, get_logger
 
 if TYPE_CHECKING:
     from services.engine.children import How
-    from services.engine.roster import Entry
     from services.settings import RunnerSettings
 
 log = get_logger()
@@ -46,13 +47,19 @@ class Runner:
         """Finds the pods of an earlier runner that still live."""
         self._settings = settings
         self._wanted_path = Path(settings.state_dir) / "pods_wanted"
-        self._file = PodsFile(Path(settings.state_dir) / "pods.json")
-        self._orphans = [entry for entry in self._file.read() if entry.is_alive()]
+        self._file = Path(settings.state_dir) / pods_file.NAME
+        self._orphans = [entry for entry in self._known() if orphans.is_alive(entry)]
         self._told_orphans = False
         self._places: list[Place] = []
         self._how: How = "exec"
         self._num_stop_signals = 0
         self._rescale = False
+
+    def _known(self) -> tuple[PodEntry, ...]:
+        try:
+            return pods_file.read(self._file).pods
+        except FileNotFoundError:
+            return ()
 
     def run(self) -> int:
         """Until it is told to stop, or until the first pods cannot load their model; the exit code."""
@@ -155,14 +162,14 @@ class Runner:
             self._told_orphans = True
             for entry in self._orphans:
                 log.info("runner.orphan_drains", pod=entry.name, pid=entry.pid)
-                entry.send(signal.SIGTERM)
-        living = [entry for entry in self._orphans if entry.is_alive()]
+                orphans.send(entry, signal.SIGTERM)
+        living = [entry for entry in self._orphans if orphans.is_alive(entry)]
         gone, self._orphans = len(living) < len(self._orphans), living
         return gone
 
     def _publish(self, error: str = "") -> None:
-        entries: list[Entry] = [entry for place in self._places if (entry := place.entry())]
-        self._file.write(entries + self._orphans, error)
+        entries = [entry for place in self._places if (entry := place.entry())]
+        pods_file.write(self._file, PodsFile((*entries, *self._orphans), error))
 
     def _give_up(self, failure: str) -> int:
         """Ends the pods at once and tells why; the exit code."""
@@ -180,9 +187,9 @@ class Runner:
         for place in self._places:
             place.retire()
         for entry in self._orphans:
-            entry.send(signal.SIGTERM)
+            orphans.send(entry, signal.SIGTERM)
         deadline = time.monotonic() + limit_seconds
-        while any(not place.is_over for place in self._places) or any(entry.is_alive() for entry in self._orphans):
+        while any(not place.is_over for place in self._places) or any(orphans.is_alive(entry) for entry in self._orphans):
             self._wait()
             for place in self._places:
                 place.care()
@@ -190,7 +197,7 @@ class Runner:
                 for place in self._places:
                     place.signal(signal.SIGKILL)
                 for entry in self._orphans:
-                    entry.send(signal.SIGKILL)
+                    orphans.send(entry, signal.SIGKILL)
         self._places, self._orphans = [], []
         self._publish()
         log.info("runner.stopped")

@@ -13,7 +13,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from services.ops.state import Pod
+    from services.pods_file import PodEntry
 
 T = TypeVar("T")
 
@@ -39,12 +39,12 @@ class Work(Struct, frozen=True):
     tokens: float = 0
 
 
-def readiness(pods: Sequence[Pod]) -> list[Readiness]:
+def readiness(pods: Sequence[PodEntry]) -> list[Readiness]:
     """Each pod's own word, in the order of `pods`, asked at the same time."""
     return _all(_readiness, pods)
 
 
-def work(pods: Sequence[Pod]) -> list[Work | None]:
+def work(pods: Sequence[PodEntry]) -> list[Work | None]:
     """Each pod's counters, in the order of `pods`; None for one that does not answer."""
     return _all(_work, pods)
 
@@ -61,7 +61,7 @@ def total(metrics: str, name: str) -> float:
     return sum(float(line.rpartition("}")[2].split()[0] if "}" in line else line.split()[1]) for line in lines)
 
 
-def _readiness(pod: Pod) -> Readiness:
+def _readiness(pod: PodEntry) -> Readiness:
     _, body = _get(pod.host, pod.port, "/readyz")
     try:
         return msgspec.json.decode(body, type=Readiness)
@@ -69,7 +69,7 @@ def _readiness(pod: Pod) -> Readiness:
         return Readiness(pod.name)
 
 
-def _work(pod: Pod) -> Work | None:
+def _work(pod: PodEntry) -> Work | None:
     status, body = _get(pod.host, pod.port, "/metrics")
     if status != OK:
         return None
@@ -89,7 +89,7 @@ def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _all(ask: Callable[[Pod], T], pods: Sequence[Pod]) -> list[T]:
+def _all(ask: Callable[[PodEntry], T], pods: Sequence[PodEntry]) -> list[T]:
     if not pods:
         return []
     with ThreadPoolExecutor(min(len(pods), 16)) as pool:

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 import psutil
 
 from services.envoy_binary import envoy_binary
+from services.files import write_atomically
 from services.ops import plan as planning
 from services.ops import probe, processes, supervisor_client, supervisor_config
-from services.ops.state import ROOT, OpsError, Run, write_atomically
+from services.ops.state import ROOT, OpsError, Run
 from services.ops.stop import end_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.ops.plan import Plan
-    from services.ops.state import PodsFile, StateDir
+    from services.ops.state import StateDir
+    from services.pods_file import PodsFile
 
 _POLL_SECONDS = 0.05
 

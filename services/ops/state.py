@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 from msgspec import Struct
 
+from services import pods_file
+from services.files import write_atomically
+from services.pods_file import PodsFile
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,25 +34,6 @@ _MAX_SOCKET_PATH_BYTES = 95
 
 class OpsError(Exception):
     """What stops a command: one readable line that names the cure. It ends `convoy` with exit code 1."""
-
-
-class Pod(Struct, frozen=True):
-    """One pod in the runner's pods file; times in unix seconds."""
-
-    name: str
-    host: str
-    port: int
-    pid: int = 0
-    started_at: float = 0.0
-    restarts: int = 0
-    last_exit: str = ""
-
-
-class PodsFile(Struct, frozen=True):
-    """What the runner says about its pods; `error` is the one line why the model could not be loaded."""
-
-    pods: tuple[Pod, ...] = ()
-    error: str = ""
 
 
 class History(Struct, frozen=True):
@@ -116,7 +101,7 @@ class StateDir:
 
     def pods(self) -> PodsFile:
         """The runner's pods file; empty before the runner wrote one."""
-        return _read(self.path / "pods.json", PodsFile) or PodsFile()
+        return _read(self.path / pods_file.NAME, PodsFile) or PodsFile(())
 
     def histories(self) -> dict[str, History]:
         """Restarts of runner, edge and envoy."""
@@ -132,7 +117,7 @@ class StateDir:
 
     def clear(self) -> None:
         """Removes what only a running stack needs; logs and Envoy's rendered files stay."""
-        for name in ("run.json", "pods.json", "programs.json", "edge.json", "pods_wanted", "supervisord.conf", "supervisord.pid"):
+        for name in ("run.json", pods_file.NAME, "programs.json", "edge.json", "pods_wanted", "supervisord.conf", "supervisord.pid"):
             (self.path / name).unlink(missing_ok=True)
         self.socket.unlink(missing_ok=True)
         if self.socket.parent != self.path:
@@ -151,13 +136,6 @@ class StateDir:
             raise OpsError(f"another `convoy up` or `convoy down` is at work in {self.path}; wait until it is done") from error
         finally:
             os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes by rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def version() -> str:

@@ -12,7 +12,8 @@ from services.ops import probe, processes, supervisor_client
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from services.ops.state import Pod, Run, StateDir
+    from services.ops.state import Run, StateDir
+    from services.pods_file import PodEntry
 
 PROGRAMS = ("envoy", "edge", "runner")
 
@@ -112,7 +113,7 @@ def _pods(state: StateDir) -> list[Row]:
     return [_pod_row(state, pod, said) for pod, said in zip(pods, probe.readiness(pods), strict=True)]
 
 
-def _pod_row(state: StateDir, pod: Pod, said: probe.Readiness) -> Row:
+def _pod_row(state: StateDir, pod: PodEntry, said: probe.Readiness) -> Row:
     return Row(
         name=pod.name,
         state=f"{said.state}: {said.progress}" if said.state == "loading" and said.progress else said.state,

@@ -18,7 +18,8 @@ from supervisor.datatypes import RestartWhenExitUnexpected
 from supervisor.options import ServerOptions
 from supervisor.supervisord import Supervisor, asyncore
 
-from services.ops.state import ROOT, History, write_atomically
+from services.files import write_atomically
+from services.ops.state import ROOT, History
 
 if TYPE_CHECKING:
     from supervisor.options import ProcessConfig

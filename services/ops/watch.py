@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from services.ops.state import History, Pod, StateDir
+    from services.ops.state import History, StateDir
     from services.ops.terminal import Terminal
+    from services.pods_file import PodEntry
 
 _PERIOD_SECONDS = 1.0
 
@@ -25,7 +26,7 @@ class Totals:
 
     by_process: dict[int, probe.Work] = field(default_factory=dict)
 
-    def add(self, pods: tuple[Pod, ...], work: list[probe.Work | None]) -> None:
+    def add(self, pods: tuple[PodEntry, ...], work: list[probe.Work | None]) -> None:
         """Takes in what each pod's process says now; one that does not answer keeps its last word."""
         self.by_process.update({pod.pid: done for pod, done in zip(pods, work, strict=True) if done})
 
@@ -48,7 +49,7 @@ class Seen:
     states: dict[str, str] = field(default_factory=dict)
 
 
-def events(seen: Seen, pods: tuple[Pod, ...], said: list[probe.Readiness], histories: dict[str, History]) -> Iterator[str]:
+def events(seen: Seen, pods: tuple[PodEntry, ...], said: list[probe.Readiness], histories: dict[str, History]) -> Iterator[str]:
     """What happened since the last look, in words; `seen` is brought up to date."""
     ends = {name: (history.restarts, history.last_exit) for name, history in histories.items()}
     ends |= {pod.name: (pod.restarts, pod.last_exit) for pod in pods}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from services.engine.roster import PodsFile
+from services import pods_file
 from tests.running import DEADLINE_SECONDS, ROOT, RunningPods, running_pods, until
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def test_a_load_that_fails_ends_the_process_with_one_line(tmp_path: Path) -> Non
     )
     assert done.returncode == 1
     assert done.stderr == "engine: FAKE_FAILURE=load: the fake engine was told not to load\n"
-    assert PodsFile(tmp_path / "pods.json").read() == []
+    left = pods_file.read(tmp_path / "pods.json")
+    assert (left.pods, left.error) == ((), "FAKE_FAILURE=load: the fake engine was told not to load")
 
 
 @pytest.mark.parametrize(

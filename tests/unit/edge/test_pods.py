@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.edge.files import EnvoyFiles
-from services.edge.pods import Pod, PodEntry, RetryRule, endpoints_in, endpoints_of, known_state
+from services.edge.pods import Pod, RetryRule, endpoints_in, endpoints_of, known_state
 from services.edge.rendering import endpoints
+from services.pods_file import PodEntry
 
 if TYPE_CHECKING:
     from services.edge.pods import Answer, State

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services import pods_file
 from services.edge import rendering
 from services.edge.__main__ import main
 from services.edge.files import ENVOY_DIR, EnvoyFiles, publish, read_json, read_yaml
 from services.edge.pods import Endpoint
-from services.edge.publishing import Publisher, read_pods
+from services.edge.publishing import Publisher
 from services.settings import EdgeSettings
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def test_broken_pods_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pods.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"pods\.json"):
-        read_pods(path)
+        pods_file.read(path)
 
 
 def test_port_zero_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,14 +9,15 @@ from rich.console import Console
 from services.ops import probe
 from services.ops.logs import Reader, pick, tail, time_of
 from services.ops.probe import Readiness, Work
-from services.ops.state import History, OpsError, Pod
+from services.ops.state import History, OpsError
 from services.ops.status import Row, Status, duration, table
 from services.ops.watch import Seen, Totals, events, line
+from services.pods_file import PodEntry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-POD = Pod("engine-1", "127.0.0.1", 1, pid=7)
+POD = PodEntry(name="engine-1", host="127.0.0.1", port=1, pid=7)
 
 
 def shown(status: Status) -> str:
@@ -52,7 +53,7 @@ def test_a_restart_is_told_once_with_its_reason() -> None:
     """The live view says that a pod died and why, and that it is ready again, each once."""
     seen = Seen()
     assert list(events(seen, (POD,), [Readiness(state="ready")], {"edge": History()})) == []
-    died = Pod("engine-1", "127.0.0.1", 2, pid=8, restarts=1, last_exit="killed by SIGKILL")
+    died = PodEntry(name="engine-1", host="127.0.0.1", port=2, pid=8, restarts=1, last_exit="killed by SIGKILL")
     told = list(events(seen, (died,), [Readiness(state="loading")], {"edge": History(1, "exit code 2")}))
     assert told == ["edge died (exit code 2), started again", "engine-1 died (killed by SIGKILL), started again", "engine-1 is loading"]
     assert list(events(seen, (died,), [Readiness(state="ready")], {"edge": History(1, "exit code 2")})) == ["engine-1 is ready"]
@@ -64,7 +65,7 @@ def test_counts_survive_a_pods_death() -> None:
     totals = Totals()
     totals.add((POD,), [Work(10, 1, 100)])
     totals.add((POD,), [None])
-    totals.add((Pod("engine-1", "127.0.0.1", 2, pid=8),), [Work(2, 0, 20)])
+    totals.add((PodEntry(name="engine-1", host="127.0.0.1", port=2, pid=8),), [Work(2, 0, 20)])
     assert (totals.requests, totals.tokens) == (12, 120)
     assert line(totals, 35.4, [Work(2, 3, 20)], [Readiness(state="ready")]) == "12 requests · 3 in flight · 35 tokens/s · 1 of 1 pods ready"
 
