@@ -67,6 +67,15 @@ class Load(Struct, frozen=True):
     cache_usage: float = 0.0
 
 
+class SamplingDefaults(Struct, frozen=True):
+    """How a model's makers want it sampled where a request does not say."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
 class ModelInfo(Struct, frozen=True):
     """What was loaded. `context_tokens` holds for prompt and answer together."""
 
@@ -74,6 +83,7 @@ class ModelInfo(Struct, frozen=True):
     vocabulary_size: int
     device: str
     dtype: str
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 class BackendError(Exception):

@@ -110,16 +110,25 @@ class TokenGenerator:
 
     def _prepared(self, request_id: str, token_ids: Sequence[int], options: GenerationOptions, param: str) -> Prepared:
         max_tokens = self._max_tokens(len(token_ids), options, param)
-        seed = options.seed if options.seed is not None else secrets.randbits(63)
         request = GenerationRequest(
             request_id=request_id,
             prompt_token_ids=token_ids,
-            sampling=SamplingParams(seed, options.temperature, options.top_k, options.top_p, options.min_p),
+            sampling=self._sampling(options),
             max_tokens=max_tokens,
             min_tokens=options.min_tokens,
             stop_token_ids=frozenset() if options.ignore_eos else self.tokenizer.eos_token_ids,
         )
         return Prepared(request, options.stop)
+
+    def _sampling(self, options: GenerationOptions) -> SamplingParams:
+        own = self.info.sampling
+        return SamplingParams(
+            seed=secrets.randbits(63) if options.seed is None else options.seed,
+            temperature=own.temperature if options.temperature is None else options.temperature,
+            top_k=own.top_k if options.top_k is None else options.top_k,
+            top_p=own.top_p if options.top_p is None else options.top_p,
+            min_p=own.min_p if options.min_p is None else options.min_p,
+        )
 
     def _max_tokens(self, num_prompt_tokens: int, options: GenerationOptions, param: str) -> int:
         """How many new tokens may come: what was asked for, or all that the context leaves."""

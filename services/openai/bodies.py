@@ -16,6 +16,7 @@ COMPLETION_MAX_TOKENS = 16
 MAX_STOP_CHARACTERS = 4096
 _INT31 = 2**31 - 1
 _INT63 = 2**63 - 1
+_OWN = "what the model's generation_config.json says, else"
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 # Any whole number decodes: only who knows the prompt's length can say which is the greatest that is allowed (`TokenGenerator`).
@@ -60,17 +61,19 @@ class GenerationBody(Struct, forbid_unknown_fields=True, kw_only=True):
     model: Annotated[str | None, Meta(description="Name of the model; left out or null means the served one.")] = None
     max_tokens: Annotated[Tokens | None, Meta(description="Most tokens to generate.")] = None
     temperature: Annotated[
-        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description="Randomness of the choice of tokens: 0 is greedy, null is 1.")
+        Annotated[float, Meta(ge=0, le=2)] | None, Meta(description=f"Randomness of the choice of tokens: 0 is greedy, null is {_OWN} 1.")
     ] = None
     top_p: Annotated[
-        Annotated[float, Meta(gt=0, le=1)] | None, Meta(description="Draw among the likeliest tokens that have this probability together.")
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description=f"Draw among the likeliest tokens that together have this probability; null is {_OWN} 1."),
     ] = None
     top_k: Annotated[
-        Annotated[int, Meta(ge=-1, le=_INT31)] | None, Meta(description="Extension: draw among this many likeliest tokens; -1 or 0 is off.")
+        Annotated[int, Meta(ge=-1, le=_INT31)] | None,
+        Meta(description=f"Extension: draw among this many likeliest tokens; -1 or 0 is off; null is {_OWN} off."),
     ] = None
     min_p: Annotated[
         Annotated[float, Meta(ge=0, le=1)] | None,
-        Meta(description="Extension: drop tokens less likely than this share of the likeliest one's probability; 0 is off."),
+        Meta(description=f"Extension: drop tokens below this share of the top probability; 0 is off, null is {_OWN} off."),
     ] = None
     seed: Annotated[
         Annotated[int, Meta(ge=-_INT63 - 1, le=_INT63)] | None, Meta(description="The same seed and request give the same answer.")

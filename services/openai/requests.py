@@ -47,17 +47,18 @@ class GenerationOptions(Struct, frozen=True, kw_only=True):
 
     `max_tokens` may be any whole number: what the context leaves is not known here.
 
-    `max_tokens_param` is the name by which the client set it. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
+    `max_tokens_param` is the name by which the client set it. `temperature`, `top_p`, `top_k` and `min_p` None are the model's own;
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
     `stop` holds 0 to 4 non-empty texts.
     """
 
     max_tokens: int | None
     max_tokens_param: str
     min_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
     seed: int | None
     stop: tuple[str, ...]
     ignore_eos: bool
@@ -179,10 +180,10 @@ def _options(body: GenerationBody, max_tokens: int | None) -> GenerationOptions:
         max_tokens=max_tokens,
         max_tokens_param="max_tokens" if getattr(body, "max_completion_tokens", None) is None else "max_completion_tokens",
         min_tokens=min_tokens,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=max(body.top_k or 0, 0),
-        min_p=body.min_p or 0.0,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(body.top_k, 0),
+        min_p=body.min_p,
         seed=body.seed,
         stop=_stop(body.stop),
         ignore_eos=bool(body.ignore_eos),

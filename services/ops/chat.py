@@ -20,7 +20,7 @@ _OK = 200
 # Control characters from a model must not steer the terminal; line break and tab stay.
 _UNPRINTABLE = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
-_HELP = "Ctrl-C stops an answer; /reset forgets the conversation; /exit, Ctrl-D or Ctrl-C at the prompt leaves."
+_HELP = "Ctrl-C stops an answer; /reset forgets the conversation; /exit or Ctrl-D leaves."
 
 
 class ChatError(Exception):
@@ -76,9 +76,12 @@ def _interactive(conversation: Conversation) -> int:
     while True:
         try:
             text = input("\n> ").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             print()
             return 0
+        except KeyboardInterrupt:  # most often meant for an answer that ended at that very moment
+            print("\n(Ctrl-D leaves)", end="")
+            continue
         if text == "/exit":
             return 0
         if text == "/reset":

@@ -42,6 +42,21 @@ def test_a_chat_is_answered_whole(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 8
 
 
+@pytest.mark.model
+def test_what_a_request_leaves_out_is_sampled_as_the_model_wants_it(real: RunningPods) -> None:
+    """Without temperature and top_p the values of the model's generation_config.json hold (the demo model: 0.7 and 0.95), else 1."""
+    with openai.OpenAI(base_url=real.url + "/v1", api_key="none") as client:
+
+        def texts(**sampling: Any) -> list[str]:
+            """Continuations that the model is not sure of."""
+            answers = [client.completions.create(model="demo", prompt="A", max_tokens=40, seed=seed, **sampling) for seed in range(4)]
+            return [answer.choices[0].text for answer in answers]
+
+        left_out = texts()
+        assert left_out == texts(temperature=0.7, top_p=0.95)
+        assert left_out != texts(temperature=1, top_p=1)
+
+
 def test_a_stream_says_what_the_whole_answer_says(client: openai.OpenAI) -> None:
     """With one seed, deltas join to the text of the JSON answer, and the usage chunk carries its usage."""
     options: Any = {"model": "demo", "messages": HELLO, "max_tokens": 40, "temperature": 0.7, "seed": 7}
@@ -132,6 +147,6 @@ def test_the_context_is_a_limit_that_is_told(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         client.completions.create(model="demo", prompt="word " * 30_000)
     assert (long.value.param, long.value.code) == ("prompt", "context_length_exceeded")
-    with pytest.raises(openai.BadRequestError, match="must be at most 4") as many:
+    with pytest.raises(openai.BadRequestError, match="must be from 1 to 40") as many:
         client.chat.completions.create(model="demo", messages=HELLO, max_completion_tokens=100_000)
     assert (many.value.param, many.value.code) == ("max_completion_tokens", "invalid_value")

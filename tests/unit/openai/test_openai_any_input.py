@@ -162,7 +162,6 @@ def test_good_requests_arrive_as_they_were_sent(text: str, **sent: Any) -> None:
     options, stop = request.options, sent["stop"]
     assert request.messages[0]["content"] == text
     assert (options.max_tokens, options.seed) == (sent["max_tokens"], sent["seed"])
-    assert options.temperature == (1.0 if sent["temperature"] is None else sent["temperature"])
-    assert options.top_p == (1.0 if sent["top_p"] is None else sent["top_p"])
-    assert options.top_k == max(sent["top_k"] or 0, 0)
+    assert (options.temperature, options.top_p) == (sent["temperature"], sent["top_p"])
+    assert options.top_k == (None if sent["top_k"] is None else max(sent["top_k"], 0))
     assert options.stop == ((stop,) if isinstance(stop, str) else tuple(stop or ()))

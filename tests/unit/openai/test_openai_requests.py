@@ -26,13 +26,13 @@ def refused(body: bytes) -> ApiError:
 
 
 def test_a_bare_conversation_gets_the_documented_defaults() -> None:
-    """A request with messages only is sampled at temperature 1, without limits of its own, as JSON."""
+    """A request with messages only is sampled as the model wants it, without limits of its own, as JSON."""
     request = decode_chat(chat())
     options = request.options
     assert request.model is None
     assert request.messages == [USER]
     assert (options.max_tokens, options.min_tokens, options.seed, options.stop) == (None, 0, None, ())
-    assert (options.temperature, options.top_p, options.top_k, options.min_p) == (1.0, 1.0, 0, 0.0)
+    assert (options.temperature, options.top_p, options.top_k, options.min_p) == (None, None, None, None)
     assert [options.ignore_eos, options.stream, options.include_usage] == [False, False, False]
 
 

@@ -14,7 +14,7 @@ from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.utils import logging as transformers_logging
 
 from services.engine.backends.transformers.locating import locate
-from services.engine.generation import BackendError, ModelInfo
+from services.engine.generation import BackendError, ModelInfo, SamplingDefaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,9 @@ def _load(settings: EngineSettings, folder: Path) -> Loaded:
     _refuse_incomplete(settings.model_name, report)
     model = model.to(device).eval()
     vocabulary_size = model.get_output_embeddings().weight.shape[0]
-    info = ModelInfo(context_tokens, vocabulary_size, str(device), str(model.dtype).removeprefix("torch."))
+    info = ModelInfo(
+        context_tokens, vocabulary_size, str(device), str(model.dtype).removeprefix("torch."), sampling_defaults(model.generation_config)
+    )
     return Loaded(model, tokenizer, eos_ids(model, tokenizer, vocabulary_size), info)
 
 
@@ -108,6 +110,12 @@ def choose_context(wanted: int, config: Any) -> int:
     return own
 
 
+def sampling_defaults(generation_config: Any) -> SamplingDefaults:
+    """What generation_config.json says about sampling; what it leaves out stays off, with temperature 1."""
+    said = {name: getattr(generation_config, name, None) for name in SamplingDefaults.__struct_fields__}
+    return SamplingDefaults(**{name: value for name, value in said.items() if value is not None})
+
+
 def eos_ids(model: Any, tokenizer: Any, vocabulary_size: int) -> frozenset[int]:
     """The tokens that end an answer, by the model's generation settings and its tokenizer."""
     found = [model.generation_config.eos_token_id, model.config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
@@ -138,4 +146,4 @@ def _refuse_incomplete(model_name: str, report: Any) -> None:
         )
 
 
-__all__ = ["Loaded", "choose_context", "choose_device", "choose_dtype", "eos_ids", "load"]
+__all__ = ["Loaded", "choose_context", "choose_device", "choose_dtype", "eos_ids", "load", "sampling_defaults"]
