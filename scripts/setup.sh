@@ -80,7 +80,8 @@ install_packages() {
     # theirs; torch is installed by its version alone, and what only the CUDA build needs is left out.
     echo "setup: installing $lock with PyTorch's CPU build (about 200 MB, from PyTorch's own index)"
     "${uv[@]}" --require-hashes -r <(without_cuda < "$lock")
-    "${uv[@]}" --torch-backend=cpu "$(grep -o '^torch==[^ ;]*' "$lock")"
+    "${uv[@]}" --torch-backend=cpu "$(grep -o '^torch==[^ ;]*' "$lock")" ||
+      fail "PyTorch's own index could not be used (see above); without TORCH_BACKEND=cpu the build of PyPI is taken"
   else
     echo "setup: installing $lock; PyPI's torch for Linux is the CUDA build: 2.6 GB to download, once per machine (later from uv's cache)."
     echo "setup: without a GPU, TORCH_BACKEND=cpu takes a build of 200 MB instead, where PyTorch's own index can be reached"
