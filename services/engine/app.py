@@ -12,11 +12,13 @@ from services.engine import docs_page, handlers
 from services.engine.admission import Admission
 from services.engine.generation import BackendError
 from services.engine.health import Health
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS
+from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Process, Tracing
+from services.version import version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,6 +35,13 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
     app = web.Application(middlewares=[exchange_middleware], client_max_size=settings.max_body_bytes)
     metrics = app[METRICS] = Metrics(pod.model)
     app[POD], app[GENERATOR], app[HEALTH] = pod, generator, Health()
+    process = Process(service="engine", instance=pod.name, version=version())
+    app[TRACING] = Tracing(
+        process,
+        settings.otel_exporter_otlp_endpoint,
+        settings.trace_sample_percent,
+        on_drop=lambda reason, count: metrics.spans_dropped.labels(pod.model, reason).inc(count),
+    )
     app[ADMISSION] = Admission(
         slots=settings.max_concurrent_requests,
         capacity=settings.queue_capacity if settings.enable_backpressure else None,
@@ -50,6 +59,7 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
             await loading
         await app[RUNS].cancel_all()
         await generator.stop()
+        await asyncio.to_thread(app[TRACING].stop)
 
     app.cleanup_ctx.append(model_ctx)
     return app

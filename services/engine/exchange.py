@@ -1,4 +1,4 @@
-"""One request and its answer as the pod tells of them: response headers, the access record, metrics."""
+"""One request and its answer as the pod tells of them: response headers, the access record, metrics, its trace."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from services.telemetry.logging import get_logger
+from services.engine.telling import generated_of
+from services.telemetry.logging import TRACE_ID, get_logger
+from services.telemetry.tracing import Answered, response_context_of, trace_id_of
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from services.engine.runs import Run
+    from services.engine.telling import Asked
+    from services.openai.errors import ApiError
     from services.telemetry.metrics import Metrics
+    from services.telemetry.tracing import Tracing
 
 log = get_logger()
 
@@ -25,22 +30,31 @@ CLIENT_LEFT = 499
 class Exchange:
     """What became of one request, gathered while it is handled. Times are on the clock of `time.monotonic()`."""
 
-    def __init__(self, request: web.Request, pod: str) -> None:
-        """Takes the caller's request id, or makes one."""
+    def __init__(self, request: web.Request, pod: str, tracing: Tracing | None) -> None:
+        """Takes the caller's request id, or makes one; without `tracing` (probes) there is no span."""
         given = request.headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        self.method = request.method
         self.pod = pod
         self.arrived_at = time.monotonic()
+        self._arrived_ns = time.time_ns()
+        self.asked: Asked | None = None
+        """What the model was asked, once that is known."""
         self.run: Run | None = None
-        self.num_prompt_tokens = 0
         self.has_begun = False
         """Whether headers have left, so that the answer can no longer become an error."""
-        self.error_code = ""
-        """Code of the error that the client was told, if any; in a stream it may come after status 200."""
+        self.error: ApiError | None = None
+        """What the client was told, if it was an error; in a stream it may come after status 200."""
+        self._tracing = tracing
+        self._span = tracing.begin(request.headers, self._arrived_ns) if tracing else None
+        TRACE_ID.set(trace_id_of(self._span) if self._span else "")
 
     def headers(self) -> dict[str, str]:
         """What every response carries; durations as far as they are known when its headers leave."""
         headers = {"x-request-id": self.request_id, "x-convoy-pod": self.pod, "Server-Timing": self.server_timing(), "Server": "convoy"}
+        if self._span is not None:
+            headers["x-trace-id"] = trace_id_of(self._span)
+            headers["traceresponse"] = response_context_of(self._span)
         if self.run is not None:
             headers["x-convoy-seed"] = str(self.run.prepared.request.sampling.seed)
             headers["x-convoy-queue"] = f"place={self.run.admitted.place}, wait={self.run.admitted.waited_seconds * 1000:.0f}ms"
@@ -65,13 +79,15 @@ class Exchange:
         return {name: seconds * 1000 for name, seconds in durations.items()}
 
     def record(self, metrics: Metrics, endpoint: str, status: int) -> None:
-        """Writes the access record and counts the request."""
-        run, total = self.run, time.monotonic() - self.arrived_at
+        """Writes the access record, counts the request and ends its span."""
+        run, ended_at = self.run, time.monotonic()
+        total = ended_at - self.arrived_at
         status_class = "cancelled" if status == CLIENT_LEFT else f"{status // 100}xx"
         metrics.requests.labels(metrics.model, endpoint, status_class).inc()
         metrics.duration.labels(metrics.model, endpoint).observe(total)
         if run is not None and run.first_token_at:
             metrics.first_token.observe(run.first_token_at - self.arrived_at)
+        self._end_span(endpoint, status, ended_at)
         durations = self.durations() | {"total": total * 1000}
         log.info(
             "request.done",
@@ -80,9 +96,34 @@ class Exchange:
             pod=self.pod,
             endpoint=endpoint,
             status=status,
-            prompt_tokens=self.num_prompt_tokens,
+            prompt_tokens=self.asked.num_prompt_tokens if self.asked else 0,
             completion_tokens=run.num_tokens if run else 0,
             **({"finish_reason": run.finish_reason} if run and run.finish_reason else {}),
-            **({"error": self.error_code} if self.error_code else {}),
+            **({"error": self.error.code} if self.error else {}),
             **{f"{name}_ms": round(milliseconds, 1) for name, milliseconds in durations.items()},
+        )
+
+    def _end_span(self, endpoint: str, status: int, ended_at: float) -> None:
+        if self._tracing is None or self._span is None or not self._span.is_recording():
+            return
+
+        def at(seconds: float) -> int:
+            """Unix nanoseconds of a time on the monotonic clock; 0 stays "not reached"."""
+            return self._arrived_ns + int((seconds - self.arrived_at) * 1e9) if seconds else 0
+
+        self._tracing.end(
+            self._span,
+            Answered(
+                method=self.method,
+                route=endpoint,
+                status=status,
+                request_id=self.request_id,
+                pod=self.pod,
+                began_at=self._arrived_ns,
+                ended_at=at(ended_at),
+                is_cancelled=status == CLIENT_LEFT,
+                error_code=self.error.code if self.error else "",
+                error_message=self.error.message if self.error else "",
+                generated=generated_of(self.asked, self.run, at) if self.asked else None,
+            ),
         )

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS
 from services.engine.middleware import EXCHANGE
 from services.engine.streaming import stream
+from services.engine.telling import Asked, chat_messages, prompt_message
 from services.openai import requests, responses
 from services.openai.chunks import ChatChunks, CompletionChunks
 from services.openai.errors import ModelNotFound, RequestTimeout, RequestTooLarge, UnsupportedMediaType
@@ -80,13 +81,15 @@ async def _generate(request: web.Request, decoded: ChatRequest | CompletionReque
     app, exchange, options = request.app, request[EXCHANGE], decoded.options
     pod = app[POD]
     is_chat = isinstance(decoded, requests.ChatRequest)
-    exchange.num_prompt_tokens = prepared.num_prompt_tokens
+    answer_id, created = responses.new_id("chatcmpl" if is_chat else "cmpl"), int(time.time())
+    asked = exchange.asked = Asked("chat" if is_chat else "text_completion", pod.model, answer_id, prepared, stream=options.stream)
+    if pod.settings.otel_instrumentation_genai_capture_message_content:
+        asked.input_messages = chat_messages(decoded.messages) if is_chat else prompt_message(decoded.prompt)  # type: ignore[union-attr]
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=decoded.messages if is_chat else decoded.prompt)  # type: ignore[union-attr]
     run = exchange.run = await app[RUNS].start(prepared)
     subscription = run.subscribe()
     try:
-        answer_id, created = responses.new_id("chatcmpl" if is_chat else "cmpl"), int(time.time())
         if options.stream:
             kind = ChatChunks if is_chat else CompletionChunks
             chunks = kind(id=answer_id, created=created, model=pod.model, include_usage=options.include_usage)

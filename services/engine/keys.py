@@ -12,6 +12,7 @@ from services.engine.health import Health
 from services.engine.runs import Runs
 from services.engine.token_generator import TokenGenerator
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from services.settings import EngineSettings
@@ -33,3 +34,4 @@ GENERATOR = web.AppKey("generator", TokenGenerator)
 HEALTH = web.AppKey("health", Health)
 METRICS = web.AppKey("metrics", Metrics)
 RUNS = web.AppKey("runs", Runs)
+TRACING = web.AppKey("tracing", Tracing)

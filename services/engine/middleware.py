@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from services.engine.exchange import CLIENT_LEFT, Exchange
-from services.engine.keys import METRICS, POD
+from services.engine.keys import METRICS, POD, TRACING
 from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RequestTooLarge
 from services.telemetry.logging import get_logger
 
@@ -21,17 +21,18 @@ log = get_logger()
 
 EXCHANGE = "exchange"
 _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
-"""Asked all the time by machines: neither recorded nor counted."""
+"""Asked all the time by machines: neither recorded nor counted nor traced."""
 
 
 @web.middleware
 async def exchange_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Wraps a handler: headers on every answer, errors translated, one record."""
-    app = request.app
-    exchange = request[EXCHANGE] = Exchange(request, app[POD].name)
-    metrics, endpoint = app[METRICS], _endpoint(request)
-    if endpoint in _QUIET:
+    app, endpoint = request.app, _endpoint(request)
+    is_quiet = endpoint in _QUIET
+    exchange = request[EXCHANGE] = Exchange(request, app[POD].name, None if is_quiet else app[TRACING])
+    if is_quiet:
         return await _answer(request, handler)
+    metrics = app[METRICS]
     status = CLIENT_LEFT
     with metrics.in_progress.track_inprogress():
         try:
@@ -56,7 +57,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:  # the boundary: a bug becomes a 500 for this request and a line in the log, not a broken connection
         log.exception("request.broke", error_type=type(error).__name__, request_id=exchange.request_id)
         if exchange.has_begun:
-            exchange.error_code = EngineError.code
+            exchange.error = EngineError("The server broke on this request")
             if request.transport is not None:
                 request.transport.abort()  # the client shall see that its stream broke, not a clean end
             raise asyncio.CancelledError from None
@@ -67,7 +68,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _told(exchange: Exchange, error: ApiError) -> web.Response:
-    exchange.error_code = error.code
+    exchange.error = error
     return error_response(error)
 
 

@@ -57,7 +57,7 @@ async def _send(response: web.StreamResponse, exchange: Exchange, subscription: 
             if frames:
                 await response.write(frames)
     except ApiError as error:
-        exchange.error_code = error.code
+        exchange.error = error
         await response.write_eof(error_event(error))
         return
     assert run.finish_reason is not None

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.ops.plan import read_plan
-from services.ops.state import ROOT, OpsError, version
+from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
+from services.version import version
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -136,12 +135,6 @@ class StateDir:
             raise OpsError(f"another `convoy up` or `convoy down` is at work in {self.path}; wait until it is done") from error
         finally:
             os.close(handle)
-
-
-def version() -> str:
-    """The version in pyproject.toml."""
-    found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    return found[1] if found else "unknown"
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -28,7 +28,24 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
     ] = ".convoy"
 
 
-class CapacitySettings(CommonSettings, frozen=True, kw_only=True):
+class TelemetrySettings(CommonSettings, frozen=True, kw_only=True):
+    """Where traces go, and how many."""
+
+    otel_exporter_otlp_endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^http://[^/\s]+/?$",
+            description="Base address of a collector's OTLP/HTTP receiver, such as http://127.0.0.1:4318; empty sends nothing. "
+            "`convoy up` sets it where it starts a collector.",
+        ),
+    ] = ""
+    trace_sample_percent: Annotated[
+        float,
+        Meta(ge=0, le=100, description="Share of requests that are traced, of those whose caller has not decided (traceparent)."),
+    ] = 100
+
+
+class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
     """What pods and edge must agree on: how much one pod holds, and the time limits, in one order."""
 
     max_concurrent_requests: Annotated[
@@ -97,6 +114,9 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
     enable_backpressure: Annotated[
         bool, Meta(description="Refuse with 429 when the queue is full; false lets the queue grow without bound.")
     ] = True
+    otel_instrumentation_genai_capture_message_content: Annotated[
+        bool, Meta(description="Write prompts and answers into traces. Off: no text of users is traced.")
+    ] = False
     log_prompts: Annotated[bool, Meta(description="Write prompts and answers into the log. Off: no text of users is logged.")] = False
     fake_first_token_ms: Annotated[float, Meta(ge=0, le=600_000, description="ENGINE=fake: milliseconds until the first token.")] = 10
     fake_tokens_per_second: Annotated[

@@ -20,6 +20,8 @@ S = TypeVar("S", bound=declared.CommonSettings)
 # A foreign variable of the environment is a misspelt setting only if it is this near to one; `.env` is Convoy's own and must be exact.
 _NEAR = 0.88
 _MAKE_ONLY = {"DETACH"}
+# OpenTelemetry's own variables, many and alike, which its SDK reads beside ours.
+_NOT_OURS = "OTEL_"
 
 
 class SettingsError(ValueError):
@@ -95,7 +97,12 @@ def _convert(name: str, raw: str, field: msgspec.structs.FieldInfo) -> object:
 def _refuse_misspelt(env: Mapping[str, str]) -> None:
     known = known_names()
     for name in env:
-        if name not in known and name.isupper() and difflib.get_close_matches(name, known, n=1, cutoff=_NEAR):
+        if (
+            name not in known
+            and name.isupper()
+            and not name.startswith(_NOT_OURS)
+            and difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+        ):
             raise SettingsError(f"{name} is not a setting of Convoy{_nearest(name)}; see .env.example")
 
     for name in re.findall(r"(?<!\S)([A-Z][A-Z0-9_]*)=", env.get("MAKEFLAGS", "").partition("-- ")[2]):

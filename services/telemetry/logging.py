@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,10 @@ import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+TRACE_ID: ContextVar[str] = ContextVar("trace_id", default="")
+"""The trace of the request that is being handled; every record that is written meanwhile carries it."""
 
 
 def configure(level: str, fmt: str, service: str) -> None:
@@ -27,6 +32,7 @@ def configure(level: str, fmt: str, service: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
         _named(service),
+        _traced,
         structlog.processors.format_exc_info,
     ]
     for_people = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="ts")
@@ -66,6 +72,13 @@ def _named(service: str) -> Processor:
         return event
 
     return add
+
+
+def _traced(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    trace_id = TRACE_ID.get()
+    if trace_id:
+        event["trace_id"] = trace_id
+    return event
 
 
 def get_logger() -> Any:

@@ -54,6 +54,7 @@ class Metrics:
         self.slots_in_use = self._gauge("llm_slots_in_use", "Slots that generate.")
         self.queue_wait = self._seconds("llm_queue_wait_seconds", "Wait for a slot of admitted requests.")
         self.cache_usage = self._gauge("llm_kv_cache_usage_ratio", "Used share of the KV cache.")
+        self.spans_dropped = Counter("llm_spans_dropped", "Trace spans that no collector got.", ["model", "reason"], registry=self.registry)
         self.rejected = Counter("llm_admission_rejected", "Requests refused a slot.", ["model", "reason"], registry=self.registry)
 
     def _counter(self, name: str, help_: str) -> Counter:

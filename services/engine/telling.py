@@ -1,0 +1,99 @@
+"""What a trace tells of a generation, put together from what handlers and runs know."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from services.telemetry.tracing import Generated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.engine.runs import Run
+    from services.engine.token_generator import Prepared
+
+
+class Asked:
+    """What a request asks of the model, from the moment it asks for a slot."""
+
+    def __init__(self, operation: str, model: str, answer_id: str, prepared: Prepared, *, stream: bool) -> None:
+        """`operation` by OpenTelemetry's names: `chat` or `text_completion`."""
+        self.operation = operation
+        self.model = model
+        self.answer_id = answer_id
+        self.prepared = prepared
+        self.stream = stream
+        self.queued_at = time.monotonic()
+        self.input_messages = ""
+        """As JSON, if content may be captured."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.prepared.num_prompt_tokens
+
+    def parameters(self) -> dict[str, Any]:
+        """What holds for this request, whether it said so or left it out; what is off is left out."""
+        request, sampling = self.prepared.request, self.prepared.request.sampling
+        parameters: dict[str, Any] = {
+            "max_tokens": request.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+            "stream": self.stream,
+        }
+        if sampling.top_k:
+            parameters["top_k"] = sampling.top_k
+        if self.prepared.stop:
+            parameters["stop_sequences"] = self.prepared.stop
+        return parameters
+
+
+def generated_of(asked: Asked, run: Run | None, at: Callable[[float], int]) -> Generated:
+    """`at` makes Unix nanoseconds of times on the clock of `time.monotonic()`. Without a run the request was refused a slot."""
+    generated = Generated(
+        operation=asked.operation,
+        model=asked.model,
+        answer_id=asked.answer_id,
+        parameters=asked.parameters(),
+        num_prompt_tokens=asked.num_prompt_tokens,
+        queued_at=at(asked.queued_at),
+        input_messages=asked.input_messages,
+    )
+    if run is None:
+        return generated
+    return msgspec.structs.replace(
+        generated,
+        queue_place=run.admitted.place,
+        started_at=at(run.started_at),
+        first_token_at=at(run.first_token_at),
+        ended_at=at(run.last_token_at if run.finish_reason else run.ended_at),
+        num_tokens=run.num_tokens,
+        finish_reason=run.finish_reason,
+        output_messages=_output(run) if asked.input_messages else "",
+    )
+
+
+def chat_messages(messages: list[dict[str, Any]]) -> str:
+    """A conversation in the form of `gen_ai.input.messages`: a role and parts each."""
+    return msgspec.json.encode([{"role": message.get("role"), "parts": _parts(message)} for message in messages]).decode()
+
+
+def prompt_message(prompt: str | list[int]) -> str:
+    """A completion's prompt in the same form."""
+    return chat_messages([{"role": "user", "content": prompt if isinstance(prompt, str) else f"{len(prompt)} token ids"}])
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content") or ""
+    texts = [content] if isinstance(content, str) else [part if isinstance(part, str) else part.get("text", "") for part in content]
+    return [{"type": "text", "content": text} for text in texts]
+
+
+def _output(run: Run) -> str:
+    text, _ = run.read(0)
+    message = {"role": "assistant", "parts": [{"type": "text", "content": text}], "finish_reason": run.finish_reason}
+    return msgspec.json.encode([message]).decode()
