@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from services.edge.files import EnvoyFiles, Json
     from services.edge.pods import Endpoint
     from services.settings import EdgeSettings
+
+_OTLP_HTTP_PORT = 4318
 
 RESOURCES = ("routes", "clusters", "endpoints")
 """What Envoy re-reads while it runs; each lies in `<state>/xds/<name>.json`."""
@@ -36,6 +39,10 @@ def bootstrap(files: EnvoyFiles, settings: EdgeSettings, envoy_dir: Path, state_
     listener["address"]["socket_address"] = {"address": settings.host, "port_value": settings.port}
     manager = connection_manager(config)
     manager["rds"]["config_source"]["path_config_source"] = _watched(state_dir, "routes")
+    sampler = manager["tracing"]["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]
+    sampler["typed_config"]["sampling_percentage"]["numerator"] = round(settings.trace_sample_percent * 10_000)
+    if not settings.otel_exporter_otlp_endpoint:
+        _trace_nothing(manager["tracing"])
     for http_filter in manager["http_filters"]:
         options = http_filter["typed_config"]
         if "max_request_bytes" in options:
@@ -71,7 +78,18 @@ def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json
     budget["min_retry_concurrency"] = settings.max_concurrent_requests + settings.queue_capacity
     admin = by_name["admin"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
     admin["endpoint"]["address"]["socket_address"]["port_value"] = settings.admin_port
+    if settings.otel_exporter_otlp_endpoint:
+        address = urlsplit(settings.otel_exporter_otlp_endpoint)
+        collector = by_name["collector"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
+        collector["endpoint"]["address"]["socket_address"] = {"address": address.hostname, "port_value": address.port or _OTLP_HTTP_PORT}
     return response
+
+
+def _trace_nothing(tracing: Json) -> None:
+    """Nobody takes spans: none is recorded, whatever a caller decided; each request still has its trace id."""
+    sampler = tracing["provider"]["typed_config"]["sampler"]
+    tracing["provider"]["typed_config"]["sampler"] = sampler["typed_config"]["wrapped_sampler"]
+    tracing["provider"]["typed_config"]["sampler"]["typed_config"]["sampling_percentage"]["numerator"] = 0
 
 
 def endpoints(files: EnvoyFiles, pods: Iterable[Endpoint]) -> Json:

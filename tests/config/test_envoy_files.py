@@ -136,5 +136,5 @@ def test_pool_has_one_name_everywhere() -> None:
     """Cluster, endpoints and routes call the pool `engine`."""
     routes = FILES.routes["resources"][0]["virtual_hosts"][0]["routes"]
     assert {route["route"]["cluster"] for route in routes if "route" in route} == {"engine", "admin"}
-    assert [cluster["name"] for cluster in FILES.clusters["resources"]] == ["engine", "admin"]
+    assert [cluster["name"] for cluster in FILES.clusters["resources"]] == ["engine", "admin", "collector"]
     assert FILES.endpoints["resources"][0]["cluster_name"] == "engine"

@@ -35,6 +35,31 @@ async def traced(**settings: object) -> AsyncIterator[tuple[RunningPods, Receive
                 yield pods, taken, session
 
 
+def wanted_attributes(answer: dict[str, Any]) -> dict[str, Any]:
+    """What the server span of the first test's request says of it and of `answer`."""
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "convoy",
+        "gen_ai.request.model": "demo",
+        "gen_ai.response.model": "demo",
+        "gen_ai.response.id": answer["id"],
+        "gen_ai.request.max_tokens": 12,
+        "gen_ai.request.temperature": 0.7,
+        "gen_ai.request.top_p": 1.0,
+        "gen_ai.request.seed": 5,
+        "gen_ai.request.stream": False,
+        "gen_ai.request.stop_sequences": ["@"],
+        "gen_ai.usage.input_tokens": answer["usage"]["prompt_tokens"],
+        "gen_ai.usage.output_tokens": 12,
+        "gen_ai.response.finish_reasons": ["length"],
+        "http.request.method": "POST",
+        "http.route": CHAT,
+        "http.response.status_code": 200,
+        "convoy.request_id": "mine",
+        "convoy.pod": "engine-1",
+    }
+
+
 async def test_a_request_is_one_connected_trace_with_true_times() -> None:
     """Server span below the caller's, its phases below it one after the other; together they are as long as the client waited."""
     async with traced() as (_, taken, session):
@@ -57,27 +82,7 @@ async def test_a_request_is_one_connected_trace_with_true_times() -> None:
     assert server.events["gen_ai.first_token"] == pytest.approx(decode.start, abs=1e-6)
     assert response.headers["x-trace-id"] == TRACE
     assert response.headers["traceresponse"] == f"00-{TRACE}-{server.span_id}-01"
-    wanted = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "convoy",
-        "gen_ai.request.model": "demo",
-        "gen_ai.response.model": "demo",
-        "gen_ai.response.id": answer["id"],
-        "gen_ai.request.max_tokens": 12,
-        "gen_ai.request.temperature": 0.7,
-        "gen_ai.request.top_p": 1.0,
-        "gen_ai.request.seed": 5,
-        "gen_ai.request.stream": False,
-        "gen_ai.request.stop_sequences": ["@"],
-        "gen_ai.usage.input_tokens": answer["usage"]["prompt_tokens"],
-        "gen_ai.usage.output_tokens": 12,
-        "gen_ai.response.finish_reasons": ["length"],
-        "http.request.method": "POST",
-        "http.route": CHAT,
-        "http.response.status_code": 200,
-        "convoy.request_id": "mine",
-        "convoy.pod": "engine-1",
-    }
+    wanted = wanted_attributes(answer)
     assert {name: value for name, value in server.attributes.items() if name in wanted} == wanted
     assert server.attributes["gen_ai.response.time_to_first_chunk"] == pytest.approx(decode.start - server.start, abs=1e-3)
     assert {name: server.resource[name] for name in ("service.name", "service.instance.id")} == {

@@ -56,6 +56,13 @@ CASES: dict[str, tuple[bytes, int, str]] = {
 }
 
 
+UNTRACED = {
+    *("garbage", "no host", "unknown method", "space before colon", "underscore header", "NUL in header", "two lengths", "negative length"),
+    *("length and chunks", "slow headers", "large header", "many headers", "long path", "unknown coding", "websocket"),
+}
+"""What is refused while its headers are read, before a trace could begin."""
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def edge() -> AsyncIterator[RunningEdge]:
     """One pod behind an edge with a short patience and a small body limit."""
@@ -81,6 +88,7 @@ async def test_edge_error_has_openai_body_and_headers(edge: RunningEdge, case: s
     assert answer.headers["x-convoy-pod"] == "edge"
     assert answer.headers["x-convoy-attempts"] == "0"
     assert answer.headers["x-request-id"]
+    assert (len(answer.headers.get("x-trace-id", "")) == 32) == (case not in UNTRACED), answer.headers
     assert ("allow" in answer.headers) == (status == 405)
 
 
