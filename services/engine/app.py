@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.engine import docs_page, handlers
 from services.engine.admission import Admission
+from services.engine.gauges import watch_loop
 from services.engine.generation import BackendError
 from services.engine.health import Health
 from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
@@ -17,7 +18,8 @@ from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
-from services.telemetry.tracing import Process, Tracing
+from services.telemetry.spans import Process
+from services.telemetry.tracing import Tracing
 from services.version import version
 
 if TYPE_CHECKING:
@@ -52,11 +54,12 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
     _add_routes(app)
 
     async def model_ctx(app: web.Application) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(app, on_load_failed))
+        tasks = [asyncio.create_task(_load(app, on_load_failed)), asyncio.create_task(watch_loop(metrics))]
         yield
-        loading.cancel()
-        with suppress(asyncio.CancelledError):
-            await loading
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await app[RUNS].cancel_all()
         await generator.stop()
         await asyncio.to_thread(app[TRACING].stop)

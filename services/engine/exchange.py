@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from services.engine.telling import generated_of
 from services.telemetry.logging import TRACE_ID, get_logger
-from services.telemetry.tracing import Answered, response_context_of, trace_id_of
+from services.telemetry.spans import Answered
+from services.telemetry.tracing import response_context_of, trace_id_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -104,7 +105,7 @@ class Exchange:
         )
 
     def _end_span(self, endpoint: str, status: int, ended_at: float) -> None:
-        if self._tracing is None or self._span is None or not self._span.is_recording():
+        if self._tracing is None or self._span is None or not self._tracing.is_wanted:
             return
 
         def at(seconds: float) -> int:

@@ -60,11 +60,12 @@ class TokenEvent(Struct):
 
 
 class Load(Struct, frozen=True):
-    """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1."""
+    """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1; `gpu_memory_bytes` is 0 without a GPU."""
 
     running: int = 0
     tokens_per_second: float = 0.0
     cache_usage: float = 0.0
+    gpu_memory_bytes: int = 0
 
 
 class SamplingDefaults(Struct, frozen=True):

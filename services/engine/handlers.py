@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS
+from services.engine.gauges import read_off
+from services.engine.keys import GENERATOR, HEALTH, POD, RUNS
 from services.engine.middleware import EXCHANGE
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
@@ -158,12 +159,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics, in Prometheus' text format."""
-    declared, admission, health = request.app[METRICS], request.app[ADMISSION], request.app[HEALTH]
-    declared.queue_depth.set(admission.waiting)
-    declared.slots_in_use.set(admission.running)
-    declared.ready.set(health.state == "ready")
-    declared.cache_usage.set(request.app[GENERATOR].load().cache_usage)
-    return web.Response(body=generate_latest(declared.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(body=generate_latest(read_off(request.app).registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def openapi_json(request: web.Request) -> web.Response:

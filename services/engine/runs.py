@@ -42,6 +42,7 @@ class Runs:
         admitted = await self._admission.acquire()
         self._metrics.queue_wait.observe(admitted.waited_seconds)
         self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
+        self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
         run = Run(prepared, admitted, self._generator, self._ended)
         self._active.add(run.task)
         run.task.add_done_callback(self._active.discard)
@@ -62,6 +63,7 @@ class Runs:
         metrics, seconds = self._metrics, run.ended_at - run.started_at
         self._admission.release(seconds)
         metrics.generation_tokens.inc(run.num_tokens)
+        metrics.answer_size.observe(run.num_tokens)
         metrics.generation_latency.observe(seconds)
         if run.first_token_at and run.num_tokens > 1:
             metrics.inter_token.observe((run.last_token_at - run.first_token_at) / (run.num_tokens - 1))

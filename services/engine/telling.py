@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from services.telemetry.tracing import Generated
+from services.telemetry.spans import Generated
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -114,6 +114,10 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
     enable_backpressure: Annotated[
         bool, Meta(description="Refuse with 429 when the queue is full; false lets the queue grow without bound.")
     ] = True
+    pod_cost_per_hour: Annotated[
+        float,
+        Meta(ge=0, le=1e6, description="What an hour of one pod costs, in the currency that you count in; the default is an assumption."),
+    ] = 0.05
     otel_instrumentation_genai_capture_message_content: Annotated[
         bool, Meta(description="Write prompts and answers into traces. Off: no text of users is traced.")
     ] = False

@@ -112,6 +112,7 @@ class Worker:
             running=len(batch.rows),
             tokens_per_second=self._tokens_per_second if batch.rows else 0.0,
             cache_usage=min(1.0, batch.num_cached_tokens / capacity),
+            gpu_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0,
         )
 
     def _post(self, drawn: list[Drawn]) -> None:
