@@ -83,6 +83,7 @@ class Edge:
             return
         self._set_error("")
         self._has_pods = True
+        self._publisher.write_targets(entries)
         known = self._publisher.present_endpoints()
         for entry in set(self._pods) - set(entries):
             del self._pods[entry]

@@ -63,7 +63,7 @@ def read_json(path: Path) -> Json | None:
     return data if isinstance(data, dict) else None
 
 
-def write_json(path: Path, data: Json) -> None:
+def write_json(path: Path, data: Json | list[Json]) -> None:
     """Replaces `path` by rename, so that a reader sees the old file or the new one, never a half.
 
     JSON, because it has one reading: Envoy's YAML parser and Python's disagree about unquoted words.

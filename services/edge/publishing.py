@@ -12,7 +12,14 @@ from services.edge.pods import Endpoint, endpoints_in
 from services.edge.validation import validate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.pods_file import PodEntry
     from services.settings import EdgeSettings
+
+
+TARGETS_DIR = Path("prometheus", "targets")
+"""Below the state folder: files from which Prometheus learns what to scrape."""
 
 
 class Publisher:
@@ -60,6 +67,12 @@ class Publisher:
             "endpoints": publish(self._path("endpoints"), rendering.endpoints(self.files, endpoints)),
         }
         return {name: version for name, version in written.items() if version is not None}
+
+    def write_targets(self, entries: Iterable[PodEntry]) -> None:
+        """Tells Prometheus where the pods and Envoy's statistics are: all pods that there are, ready or not."""
+        folder, by_age = self.state_dir / TARGETS_DIR, sorted(entries, key=lambda entry: entry.started_at)
+        write_json(folder / "engine.json", rendering.targets({entry.name: f"{entry.host}:{entry.port}" for entry in by_age}))
+        write_json(folder / "envoy.json", rendering.targets({"envoy": f"127.0.0.1:{self.settings.admin_port}"}))
 
     def versions(self) -> dict[str, str]:
         """The version of each resource as it lies in its file."""

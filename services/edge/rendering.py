@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from services.edge.files import EnvoyFiles, Json
     from services.edge.pods import Endpoint
@@ -97,6 +97,14 @@ def endpoints(files: EnvoyFiles, pods: Iterable[Endpoint]) -> Json:
     response = deepcopy(files.endpoints)
     response["resources"][0]["endpoints"] = [{"lb_endpoints": [_lb_endpoint(pod) for pod in pods]}]
     return response
+
+
+def targets(addresses: Mapping[str, str]) -> list[Json]:
+    """Prometheus' target groups: one for each name, which becomes the label `instance`, so that a restart on another port is the same pod.
+
+    A name that is there twice (an old process drains beside the new one) would be two targets of one series; the later one counts.
+    """
+    return [{"targets": [address], "labels": {"instance": name}} for name, address in sorted(addresses.items())]
 
 
 def static(config: Json, routes: Json, clusters: Json, endpoints: Json) -> Json:
