@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fmt model model-eval bench lock
+.PHONY: help up down status test check fmt tools model model-eval bench lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ check: ## linters, types, Envoy's files, sizes, import rule, locks: seconds, sta
 
 fmt: ## format the code
 	@scripts/setup.sh dev && .venv/bin/ruff format . && .venv/bin/ruff check --fix .
+
+tools: ## build or find what watches the stack: collector, Jaeger, Prometheus, Alertmanager (needs Go; 20 minutes, once per machine)
+	@scripts/setup.sh run && exec $(PY) -m services.ops.tools
 
 model: ## train the demo model from nothing (under an hour on 2 cores)
 	@scripts/setup.sh dev && exec env OMP_WAIT_POLICY=passive $(PY) -m models.demo.train

@@ -175,6 +175,13 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
             description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
         ),
     ] = "default"
+    tools_dir: Annotated[
+        str,
+        Meta(
+            description="Folder of the programs that `make tools` builds, shared by all clones; empty: $XDG_CACHE_HOME/convoy/bin "
+            "or ~/.cache/convoy/bin."
+        ),
+    ] = ""
 
 
 ALL: tuple[type[CommonSettings], ...] = (RunnerSettings, EdgeSettings, OpsSettings)
