@@ -15,14 +15,15 @@ import psutil
 
 from services.envoy_binary import envoy_binary
 from services.files import write_atomically
+from services.ops import observability, probe, processes, supervisor_client, supervisor_config
 from services.ops import plan as planning
-from services.ops import probe, processes, supervisor_client, supervisor_config
-from services.ops.state import ROOT, OpsError, Run
+from services.ops.state import PROGRAMS, ROOT, History, OpsError, Run
 from services.ops.stop import end_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.ops.observability import Observability
     from services.ops.plan import Plan
     from services.ops.state import StateDir
     from services.pods_file import PodsFile
@@ -40,6 +41,8 @@ class Launch:
     run: Run
     supervisor: subprocess.Popen[bytes]
     render: subprocess.Popen[bytes]
+    hint: str
+    """What is missing and how to get it, in one line; empty if nothing is."""
     is_forwarding: bool = False
 
 
@@ -64,16 +67,19 @@ def launch(plan: Plan) -> Launch:
         envoy = envoy_binary()
     except FileNotFoundError as error:
         raise OpsError(str(error)) from error
-    text = supervisor_config.render(plan.state, envoy, plan.runner.drain_timeout_seconds)
+    watching = observability.arrange(plan)
+    plan = plan.changed(OTEL_EXPORTER_OTLP_ENDPOINT=watching.otlp_endpoint)
+    observability.write_files(plan.state, watching)
+    text = supervisor_config.render(plan.state, envoy, plan.runner.drain_timeout_seconds, watching.parts)
     write_atomically(plan.state.config, text.encode())
     supervisor = _spawn(plan, ["services.ops.supervise", str(plan.state.config)], "supervisor.log")
     try:
         render = _spawn(plan, ["services.edge", "render"], "edge.log")
-        plan.state.write_run(run := _run(plan, supervisor.pid))
+        plan.state.write_run(run := _run(plan, supervisor.pid, watching))
     except BaseException:
         end_now(plan.state)
         raise
-    return Launch(run, supervisor, render)
+    return Launch(run, supervisor, render, watching.hint)
 
 
 def wait_ready(state: StateDir, launched: Launch, tell: Callable[[str], None]) -> None:
@@ -108,7 +114,7 @@ def _spawn(plan: Plan, module: list[str], log: str) -> subprocess.Popen[bytes]:
         )
 
 
-def _run(plan: Plan, pid: int) -> Run:
+def _run(plan: Plan, pid: int, watching: Observability) -> Run:
     edge, runner = plan.edge, plan.runner
     return Run(
         url=planning.url_of(edge.host, edge.port),
@@ -121,6 +127,7 @@ def _run(plan: Plan, pid: int) -> Run:
         model_name=runner.model_name,
         pods=runner.pods,
         drain_timeout_seconds=runner.drain_timeout_seconds,
+        parts={part.name: part.url for part in watching.parts},
     )
 
 
@@ -137,6 +144,7 @@ def _forward(state: StateDir, launched: Launch) -> None:
 
 
 def _problem(state: StateDir, launched: Launch, known: PodsFile) -> str:
+    histories = state.histories()
     if known.error:
         return known.error
     if launched.supervisor.poll() is not None:
@@ -145,7 +153,8 @@ def _problem(state: StateDir, launched: Launch, known: PodsFile) -> str:
         )
     if launched.render.poll():
         return f"Envoy's files could not be rendered: {last_line(state, 'edge')}"
-    for name, history in state.histories().items():
+    for name in PROGRAMS:
+        history = histories.get(name, History())
         if history.restarts >= _MAX_EARLY_RESTARTS or history.is_over:
             return state.pods().error or f"{name} cannot start ({history.last_exit}): {last_line(state, name)}"
     return ""

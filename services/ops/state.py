@@ -27,6 +27,9 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout: working folder of every process, home of `.env` and of a relative `STATE_DIR`."""
 
+PROGRAMS = ("envoy", "edge", "runner")
+"""What serves. All else that is supervised watches, and may fail."""
+
 # sockaddr_un holds 108 bytes, and supervisord first binds a name with its process id appended.
 _MAX_SOCKET_PATH_BYTES = 95
 
@@ -56,6 +59,8 @@ class Run(Struct, frozen=True):
     model_name: str
     pods: int
     drain_timeout_seconds: float
+    parts: dict[str, str] = {}
+    """What watches the stack: address by name."""
 
 
 @dataclass(frozen=True)

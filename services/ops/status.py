@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from services.ops import probe, processes, supervisor_client
+from services.ops.state import PROGRAMS
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from services.ops.state import Run, StateDir
     from services.pods_file import PodEntry
-
-PROGRAMS = ("envoy", "edge", "runner")
 
 
 class Row(Struct, frozen=True):
@@ -37,7 +36,7 @@ class Row(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The whole stack; `ready` means that every part is well and a request through Envoy reaches a pod."""
+    """The whole stack; `ready` means that all that serves is well and a request through Envoy reaches a pod."""
 
     url: str
     ready: bool
@@ -51,7 +50,8 @@ def gather(state: StateDir) -> Status | None:
     if run is None or processes.supervisor(processes.find(state.path)) is None:
         return None
     programs, pods = _programs(state, run), _pods(state)
-    is_well = all(row.is_well for row in programs + pods) and len(pods) == run.pods and probe.is_ready(run.url)
+    serving = [row for row in programs if row.name in PROGRAMS]
+    is_well = all(row.is_well for row in serving + pods) and len(pods) == run.pods and probe.is_ready(run.url)
     return Status(run.url, is_well, programs, pods)
 
 
@@ -89,15 +89,15 @@ def _programs(state: StateDir, run: Run) -> list[Row]:
     except supervisor_client.SupervisorUnreachableError:
         known = {}  # it starts or stops at this moment: its programs are shown as unknown
     histories = state.histories()
-    addresses = {"envoy": run.url, "edge": "", "runner": ""}
+    addresses = {"envoy": run.url, "edge": "", "runner": "", **run.parts}
     rows = []
-    for name in PROGRAMS:
+    for name, address in addresses.items():
         program, history = known.get(name), histories.get(name)
         rows.append(
             Row(
                 name=name,
                 state=program.state if program else "unknown",
-                address=addresses[name],
+                address=address,
                 pid=program.pid if program else 0,
                 uptime_seconds=time.time() - program.started_at if program and program.pid else 0,
                 restarts=history.restarts if history else 0,

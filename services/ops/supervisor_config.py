@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from services.ops.observability import Part
     from services.ops.state import StateDir
 
 # A pod may use its whole drain time; the runner then needs a moment of its own before it is killed.
@@ -56,8 +57,12 @@ _RUNNER_POLICY = "autorestart=unexpected\nexitcodes=0,1\nstartsecs=0\nstopwaitse
 _ALWAYS_POLICY = "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=30\nstopwaitsecs=10"
 
 
-def render(state: StateDir, envoy: Path, drain_timeout_seconds: float) -> str:
-    """The configuration file. Higher priority stops first: pods drain while edge and Envoy still forward, Envoy goes last."""
+# A part that watches may fail as often as it likes: the others go on.
+_PART_POLICY = "autorestart=true\nstartsecs=1\nstartretries=1000\nstopwaitsecs=10"
+
+
+def render(state: StateDir, envoy: Path, drain_timeout_seconds: float, parts: Sequence[Part] = ()) -> str:
+    """The configuration file. Higher priority stops first: pods drain while edge and Envoy still forward, what watches them goes last."""
     inside = state.socket.parent == state.path
     text = _HEAD.replace("{socket}", "supervisor.sock" if inside else escape(str(state.socket)))
     python = sys.executable
@@ -66,6 +71,9 @@ def render(state: StateDir, envoy: Path, drain_timeout_seconds: float) -> str:
     text += _program("edge", [python, "-m", "services.edge", "run"], 20, _ALWAYS_POLICY)
     # Envoy writes its access log to stdout and its own log to stderr.
     text += _program("envoy", envoy_command(state, envoy), 10, _ALWAYS_POLICY, stdout="access.log", stderr="envoy.log")
+    for part in parts:
+        environment = ",".join(f'{name}="{escape(value)}"' for name, value in part.env.items())
+        text += _program(part.name, part.command, part.priority, f"{_PART_POLICY}\nenvironment={environment}")
     return text
 
 

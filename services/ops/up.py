@@ -38,6 +38,8 @@ def up(plan: Plan, *, is_detached: bool) -> None:
         return
     with _nothing_left(state, terminal):
         launched = _start(plan, terminal)
+    if launched.hint:
+        terminal.say(launched.hint)
     if is_detached:
         _show(state, terminal, launched.run)
     else:

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.ops import probe
-from services.ops.state import OpsError
+from services.ops.state import PROGRAMS, History, OpsError
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-    from services.ops.state import History, StateDir
+    from services.ops.state import StateDir
     from services.ops.terminal import Terminal
     from services.pods_file import PodEntry
 
@@ -97,7 +97,9 @@ def watch(state: StateDir, supervisor: subprocess.Popen[bytes], terminal: Termin
 
 
 def _raise_if_given_up(state: StateDir) -> None:
-    for name, history in state.histories().items():
+    histories = state.histories()
+    for name in PROGRAMS:
+        history = histories.get(name, History())
         if history.is_over:
             raise OpsError(
                 f"{name} ended ({history.last_exit}) and was not started again; everything was stopped. Its log: {state.logs / name}.log"

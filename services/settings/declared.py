@@ -175,6 +175,21 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
             description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
         ),
     ] = "default"
+    observability: Annotated[
+        Literal["auto", "off"],
+        Meta(description="Collector, Jaeger, Prometheus, Alertmanager: auto starts what is found (`make tools` builds them), off none."),
+    ] = "auto"
+    jaeger_port: Annotated[Port, Meta(description="Port of Jaeger on loopback; 0, or a port that is taken: a free one.")] = 16686
+    prometheus_port: Annotated[Port, Meta(description="Port of Prometheus on loopback; likewise.")] = 9090
+    alertmanager_port: Annotated[Port, Meta(description="Port of Alertmanager on loopback; likewise.")] = 9093
+    otlp_http_port: Annotated[Port, Meta(description="Port on which the collector takes OTLP over HTTP, on loopback; likewise.")] = 4318
+    trace_slow_ms: Annotated[
+        int, Meta(ge=1, le=86_400_000, description="A trace at least so long (milliseconds) is kept, whatever TRACE_KEEP_PERCENT says.")
+    ] = 10_000
+    trace_keep_percent: Annotated[
+        float,
+        Meta(ge=0, le=100, description="Share of traces that the collector keeps, of those without error, without retry, not slow."),
+    ] = 100
     tools_dir: Annotated[
         str,
         Meta(

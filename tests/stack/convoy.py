@@ -26,8 +26,8 @@ from tests.running import DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LEFT_BEHIND = {"envoy.yaml", "logs", "xds"}
-"""What `down` leaves in the state folder: logs, and what Envoy last ran with."""
+LEFT_BEHIND = {"envoy.yaml", "logs", "prometheus", "xds"}
+"""What `down` leaves in the state folder: logs, what Envoy last ran with, and what Prometheus keeps."""
 
 
 class Convoy:
@@ -36,7 +36,7 @@ class Convoy:
     def __init__(self, state_dir: Path, **settings: str) -> None:
         """Settings that the caller's shell may have are left out."""
         own = {name: value for name, value in os.environ.items() if name not in known_names()}
-        defaults = {"STATE_DIR": str(state_dir), "ENGINE": "fake", "PORT": "0", "DRAIN_TIMEOUT_SECONDS": "5"}
+        defaults = {"STATE_DIR": str(state_dir), "ENGINE": "fake", "PORT": "0", "DRAIN_TIMEOUT_SECONDS": "5", "OBSERVABILITY": "off"}
         self.state_dir = state_dir
         self.env = {**own, **defaults, **settings}
 

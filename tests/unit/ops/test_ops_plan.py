@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.ops.plan import check_model, check_port, free_port, merge, read_plan, url_of, with_ports
+from services.ops.plan import check_model, merge, read_plan, url_of, with_ports
+from services.ops.ports import check_port, free_port
 from services.ops.processes import MARKER
 from services.ops.state import OpsError
 from services.settings import RunnerSettings, SettingsError
