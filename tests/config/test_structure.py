@@ -87,14 +87,17 @@ def test_only_the_settings_package_reads_the_environment() -> None:
             assert "environ.get(" not in text, name
 
 
-def test_env_example_lists_the_settings_as_they_are() -> None:
-    """`.env.example` is what scripts/write_env_example.py writes."""
-    spec = importlib.util.spec_from_file_location("write_env_example", ROOT / "scripts/write_env_example.py")
+@pytest.mark.parametrize(
+    ("made", "script"), [(".env.example", "scripts/write_env_example.py"), ("docs/metrics.md", "scripts/write_metrics_md.py")]
+)
+def test_a_file_made_from_code_is_as_the_code_says(made: str, script: str) -> None:
+    """Settings and metrics are listed as they are declared."""
+    spec = importlib.util.spec_from_file_location("script", ROOT / script)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / ".env.example").read_text() == module.text(), "run scripts/write_env_example.py"
+    assert (ROOT / made).read_text() == module.text(), f"run {script}"
 
 
 def test_locks_name_no_index() -> None:
