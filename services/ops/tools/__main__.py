@@ -63,7 +63,10 @@ def _build_one(tool: Tool, cache: Path, go: Go) -> str | None:
     except BuildError as error:
         print("\n".join(error.output.rstrip().splitlines()[-_SHOWN_LINES:]), file=sys.stderr)
         other = f", or: {tool.cure}" if tool.cure else ""
-        return f"{tool.name} could not be built: {error}, with the lines above; `make tools` again goes on with what is missing{other}"
+        return (
+            f"{tool.name} could not be built: {error}, see the lines above; if the network was the reason (GOPROXY names another way), "
+            f"run `make tools` again: it goes on with what is missing{other}"
+        )
     except OSError as error:
         return f"{tool.name} could not be put into {cache} ({error.strerror}); make room there, or choose another folder: TOOLS_DIR"
     minutes, seconds = divmod(round(time.monotonic() - began), 60)

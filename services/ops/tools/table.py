@@ -56,7 +56,7 @@ TOOLS: tuple[Tool, ...] = (
         # The newest whose module holds the files of its web page, without which it does not compile.
         source="github.com/prometheus/alertmanager@v0.31.1",
         package="cmd/alertmanager",
-        minutes=2,
+        minutes=1,
         version_variable=_PROMETHEUS_VERSION,
         path_names=("alertmanager", "prometheus-alertmanager"),
         oldest=(0, 25),
@@ -69,7 +69,7 @@ TOOLS: tuple[Tool, ...] = (
         # Later modules need others that cannot be downloaded.
         source="github.com/prometheus/prometheus@v0.307.3",
         package="cmd/prometheus",
-        minutes=7,
+        minutes=8,
         version_variable=_PROMETHEUS_VERSION,
         path_names=("prometheus",),
         oldest=(3, 0),  # the first with an OTLP receiver that is not an experiment; Debian's is 2.42
