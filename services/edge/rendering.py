@@ -69,13 +69,11 @@ def routes(files: EnvoyFiles, settings: EdgeSettings, num_retries: int) -> Json:
 
 
 def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json:
-    """The clusters with the admin port, the pods' file and what one pod can hold set."""
+    """The clusters with the admin port, the pods' file and the collector's address set."""
     response = deepcopy(files.clusters)
     by_name = {cluster["name"]: cluster for cluster in response["resources"]}
     engine = by_name["engine"]
     engine["eds_cluster_config"]["eds_config"]["path_config_source"] = _watched(state_dir, "endpoints")
-    budget = engine["circuit_breakers"]["thresholds"][0]["retry_budget"]
-    budget["min_retry_concurrency"] = settings.max_concurrent_requests + settings.queue_capacity
     admin = by_name["admin"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
     admin["endpoint"]["address"]["socket_address"]["port_value"] = settings.admin_port
     if settings.otel_exporter_otlp_endpoint:

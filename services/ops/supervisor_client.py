@@ -37,6 +37,11 @@ def start(socket: Path, name: str) -> None:
     _call(socket, "startProcess", name, False)
 
 
+def stop(socket: Path, name: str) -> None:
+    """Stops a program and waits for its end; it stays stopped. Raises `SupervisorUnreachableError`."""
+    _call(socket, "stopProcess", name)
+
+
 def _state(row: dict[str, Any]) -> str:
     # The supervisor calls the first second of a program its start; it runs then, and readiness is asked of the program itself.
     state: str = row["statename"].lower()

@@ -138,3 +138,10 @@ def test_pool_has_one_name_everywhere() -> None:
     assert {route["route"]["cluster"] for route in routes if "route" in route} == {"engine", "admin"}
     assert [cluster["name"] for cluster in FILES.clusters["resources"]] == ["engine", "admin", "collector"]
     assert FILES.endpoints["resources"][0]["cluster_name"] == "engine"
+
+
+def test_no_limit_of_retries_is_reached_before_that_of_requests() -> None:
+    """A retry counts until its answer is whole: a lower limit would be used up by long answers, and a dying pod's requests be lost."""
+    (thresholds,) = FILES.clusters["resources"][0]["circuit_breakers"]["thresholds"]
+    assert "retry_budget" not in thresholds
+    assert thresholds["max_retries"] >= thresholds["max_requests"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from services import pods_file
@@ -62,11 +63,20 @@ def test_routes_have_limits_and_retries(num_retries: int) -> None:
     assert {host["retry_policy"]["num_retries"], stream["retry_policy"]["num_retries"]} == {num_retries}
 
 
-def test_clusters_let_all_requests_of_a_pod_come_back(tmp_path: Path) -> None:
-    """The retry budget holds what one pod can hold: running and queued."""
-    rendered = rendering.clusters(FILES, SETTINGS, tmp_path)
-    assert '"min_retry_concurrency": 7' in _text(rendered)
-    assert '"port_value": 9123' in _text(rendered)
+def test_clusters_name_admin_and_collector(tmp_path: Path) -> None:
+    """The admin port is set, and where spans go if anybody takes them."""
+    assert '"port_value": 9123' in _text(rendering.clusters(FILES, SETTINGS, tmp_path))
+    traced = msgspec.structs.replace(SETTINGS, otel_exporter_otlp_endpoint="http://spans:4999/")
+    assert '{"address": "spans", "port_value": 4999}' in _text(rendering.clusters(FILES, traced, tmp_path))
+
+
+@pytest.mark.parametrize(("endpoint", "percent", "numerator"), [("http://x:1", 12.5, 125_000), ("http://x:1", 0, 0), ("", 100, 0)])
+def test_the_share_of_traces_is_set(tmp_path: Path, endpoint: str, percent: float, numerator: int) -> None:
+    """TRACE_SAMPLE_PERCENT in millionths; nothing where nobody takes spans, whatever callers decided."""
+    settings = msgspec.structs.replace(SETTINGS, otel_exporter_otlp_endpoint=endpoint, trace_sample_percent=percent)
+    text = _text(rendering.bootstrap(FILES, settings, ENVOY_DIR, tmp_path))
+    assert f'"sampling_percentage": {{"numerator": {numerator}, "denominator": "MILLION"}}' in text
+    assert ("parent_based" in text) == bool(endpoint)
 
 
 def test_rendering_leaves_the_files_data_alone(tmp_path: Path) -> None:
