@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import edge, engine, memory, pod
+from bench import edge, engine, memory, pod, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "edge": edge.measure,
     "engine": engine.measure,
     "memory": memory.measure,
+    "tracing": tracing.measure,
 }
 _HEAD = """\
 # Benchmarks
