@@ -78,9 +78,13 @@ def render(state: StateDir, envoy: Path, drain_timeout_seconds: float, parts: Se
 
 
 def envoy_command(state: StateDir, envoy: Path) -> list[str]:
-    """How Envoy is started. One worker serves far more than the pods behind it, and keeps its limits and breakers exact."""
+    """How Envoy is started. One worker serves far more than the pods behind it, and keeps its limits and breakers exact.
+
+    The access log is written each second: by default a request would be 10 s old before `convoy logs` and `convoy trace` knew of it.
+    """
     bootstrap = str(state.path / "envoy.yaml")
-    return [str(envoy), "-c", bootstrap, "--concurrency", "1", "--base-id", str(state.base_id), "--log-level", "info"]
+    options = ["--concurrency", "1", "--base-id", str(state.base_id), "--log-level", "info", "--file-flush-interval-msec", "1000"]
+    return [str(envoy), "-c", bootstrap, *options]
 
 
 def escape(value: str) -> str:
