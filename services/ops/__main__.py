@@ -128,6 +128,20 @@ def chat(
     raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system)))
 
 
+@app.command()
+def trace(
+    wanted: Annotated[
+        str, typer.Argument(metavar="REQUEST-ID | TRACE-ID", help="Value of a response's x-request-id, x-trace-id or traceresponse.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - typer
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait for the trace of a request that is just over.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Show where a request's time went. Exit code 1: there is no trace of it, and why."""
+    from services.ops.trace import show  # noqa: PLC0415
+
+    show(read_plan().state, wanted, is_json=as_json, is_patient=not no_wait)
+
+
 def _running_url() -> str:
     run = read_plan().state.run()
     if run is None:

@@ -52,7 +52,7 @@ def work(pods: Sequence[PodEntry]) -> list[Work | None]:
 def is_ready(url: str) -> bool:
     """Whether a request through Envoy reaches a ready pod."""
     host = urlsplit(url)
-    return _get(host.hostname or "", host.port or 80, "/readyz")[0] == OK
+    return get(host.hostname or "", host.port or 80, "/readyz")[0] == OK
 
 
 def total(metrics: str, name: str) -> float:
@@ -62,7 +62,7 @@ def total(metrics: str, name: str) -> float:
 
 
 def _readiness(pod: PodEntry) -> Readiness:
-    _, body = _get(pod.host, pod.port, "/readyz")
+    _, body = get(pod.host, pod.port, "/readyz")
     try:
         return msgspec.json.decode(body, type=Readiness)
     except msgspec.DecodeError:
@@ -70,15 +70,20 @@ def _readiness(pod: PodEntry) -> Readiness:
 
 
 def _work(pod: PodEntry) -> Work | None:
-    status, body = _get(pod.host, pod.port, "/metrics")
-    if status != OK:
+    text = _metrics(pod)
+    if text is None:
         return None
-    text = body.decode()
     return Work(total(text, "llm_requests_total"), total(text, "llm_requests_in_progress"), total(text, "llm_generation_tokens_total"))
 
 
-def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_SECONDS)
+def _metrics(pod: PodEntry) -> str | None:
+    status, body = get(pod.host, pod.port, "/metrics")
+    return body.decode() if status == OK else None
+
+
+def get(host: str, port: int, path: str, timeout_seconds: float = _TIMEOUT_SECONDS) -> tuple[int, bytes]:
+    """Status and body; status 0 if nobody answers in time."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -86,6 +86,22 @@ def test_logs_show_one_or_all(stack: tuple[Convoy, str]) -> None:
     assert "there are: " in running.run("logs", "egde").stderr
 
 
+def test_trace_without_jaeger_says_what_is_known(stack: tuple[Convoy, str]) -> None:
+    """A request of which no trace was made is one line: what became of it, and why there is no trace; an unknown one is another."""
+    running, _ = stack
+    url = running.status()["url"]
+    subprocess.run(["curl", "-sS", "-m", "20", "-o", os.devnull, f"{url}/v1/models", "-H", "x-request-id: mine-1"], check=True)  # noqa: S607
+    until(lambda: "mine-1" in (running.state_dir / "logs" / "access.log").read_text(), lambda: "not in the access log")
+    known = running.run("trace", "mine-1", "--no-wait")
+    assert known.returncode == 1
+    assert re.fullmatch(
+        r"convoy: mine-1 was answered \(GET /v1/models, 200, engine-\d, [\d.]+ ms\), but there is no trace of it: "
+        r"no Jaeger runs; start without OBSERVABILITY=off\n",
+        known.stderr,
+    ), known.stderr
+    assert running.run("trace", "nobody", "--no-wait").stderr.startswith("convoy: no request nobody is known")
+
+
 def test_a_killed_pod_comes_back(stack: tuple[Convoy, str]) -> None:
     """A pod that died is there again, and `status` tells why it had to be started."""
     running, _ = stack
