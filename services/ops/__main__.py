@@ -142,6 +142,16 @@ def trace(
     show(read_plan().state, wanted, is_json=as_json, is_patient=not no_wait)
 
 
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print once and end; so it does, too, where stdout is no terminal.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Show what each pod does now, each second, until Ctrl-C."""
+    from services.ops.top import show  # noqa: PLC0415
+
+    show(read_plan().state, is_once=once)
+
+
 def _running_url() -> str:
     run = read_plan().state.run()
     if run is None:

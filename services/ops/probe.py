@@ -49,6 +49,11 @@ def work(pods: Sequence[PodEntry]) -> list[Work | None]:
     return _all(_work, pods)
 
 
+def metrics(pods: Sequence[PodEntry]) -> list[str | None]:
+    """Each pod's /metrics as text, in the order of `pods`; None for one that does not answer."""
+    return _all(_metrics, pods)
+
+
 def is_ready(url: str) -> bool:
     """Whether a request through Envoy reaches a ready pod."""
     host = urlsplit(url)

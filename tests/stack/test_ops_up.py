@@ -86,6 +86,17 @@ def test_logs_show_one_or_all(stack: tuple[Convoy, str]) -> None:
     assert "there are: " in running.run("logs", "egde").stderr
 
 
+def test_top_shows_each_pod(stack: tuple[Convoy, str]) -> None:
+    """Without a terminal once: what answered a request has a time to first token, and rates are known."""
+    running, _ = stack
+    assert running.answers()
+    shown = running.run("top")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    rows = {line.split()[0]: line for line in shown.stdout.splitlines()}
+    assert {"engine-1", "engine-2", "total"} <= rows.keys()
+    assert re.match(r"total +\d+(\.\d)? +\d+ +0/128 +\d+/32 +\d+ +~?\S+ ms +0 +0 +\d+ % +\d+ MiB", rows["total"]), rows["total"]
+
+
 def test_trace_without_jaeger_says_what_is_known(stack: tuple[Convoy, str]) -> None:
     """A request of which no trace was made is one line: what became of it, and why there is no trace; an unknown one is another."""
     running, _ = stack
