@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+"""Others are told as `_OTHER`, as OpenTelemetry's conventions have it: a method that somebody makes up must not become a series."""
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 CLIENT_LEFT = 499
 """The status in records of a request whose client left before its answer was whole; nobody receives it."""
@@ -35,7 +37,7 @@ class Exchange:
         """Takes the caller's request id, or makes one; without `tracing` (probes) there is no span."""
         given = request.headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        self.method = request.method
+        self.method = request.method if request.method in METHODS else "_OTHER"
         self.pod = pod
         self.arrived_at = time.monotonic()
         self._arrived_ns = time.time_ns()

@@ -111,6 +111,8 @@ class _Maker:
             f"--web.listen-address={self._at('prometheus')}",
             "--web.enable-otlp-receiver",
             "--enable-feature=exemplar-storage",
+            f"--web.external-url=http://{self._at('prometheus')}",  # in links of alerts; else the machine's name, which may resolve nowhere
+            "--rules.alert.resend-delay=10s",  # 1 min by default: so late does an alert arrive that fired before Alertmanager was found
         ]
         return self._part("prometheus", "prometheus", options, {"SCRAPED_AT": self._at("prometheus")}, 3)
 

@@ -128,6 +128,21 @@ class Observed:
         """Waits until an expression has exactly this value."""
         until(lambda: self.value(expression) == wanted, lambda: f"{expression} is {self.value(expression)}, not {wanted}")
 
+    def settled(self, expression: str) -> float:
+        """The value of an expression once it is the same in three looks, a scrape apart."""
+        looks: list[float] = []
+
+        def is_settled() -> bool:
+            scraped = self.value('min(timestamp(up{job=~"engine|envoy"}))')
+            if not looks or scraped != looks[-1]:
+                looks.append(scraped)
+                values.append(self.value(expression))
+            return len(values) >= 3 and len(set(values[-3:])) == 1
+
+        values: list[float] = []
+        until(is_settled, lambda: f"{expression} is now {values[-1:]}, now {values[-2:]}")
+        return values[-1]
+
     def exemplars(self, selector: str) -> list[str]:
         """Trace ids of the exemplars of a series in the last minutes."""
         now = time.time()

@@ -154,6 +154,35 @@ async def test_prometheus_counts_what_the_client_counted(stack: Observed) -> Non
             connected(stack.trace(trace_id, 6))
 
 
+async def invent(stack: Observed, session: aiohttp.ClientSession, numbers: range) -> None:
+    """Requests of which each has a model, a path, a key and an id that nobody else has."""
+    limit = asyncio.Semaphore(16)
+
+    async def one(number: int) -> None:
+        headers = {"authorization": f"Bearer key-{number}", "x-request-id": f"id-{number}", "user-agent": f"agent-{number}"}
+        asked = body(model=f"model-{number}", user=f"user-{number}")
+        async with limit:
+            for path in (CHAT, f"/made/up/{number}", f"/v1/models/{number}"):
+                async with session.post(stack.url + path, json=asked, headers=headers) as response:
+                    assert response.status in {404, 405}
+
+    await asyncio.gather(*(one(number) for number in numbers))
+
+
+async def test_a_thousand_inventions_make_no_series(stack: Observed) -> None:
+    """Models, paths, keys, ids and agents that clients make up are in no label: not of the pods, not of Envoy, not of the span metrics."""
+    refused = f'sum(llm_requests_total{{endpoint="{CHAT}", status="4xx"}})'
+    series = 'count({job=~"engine|envoy"})', 'count({__name__=~"traces_span_metrics.*|gen_ai.*"})'
+    before = stack.total('llm_requests_total{endpoint="/v1/chat/completions",model="demo",status="4xx"}')
+    async with aiohttp.ClientSession() as session:
+        await invent(stack, session, range(50))
+        stack.until_value(refused, before + 50)
+        counts = [stack.settled(expression) for expression in series]
+        await invent(stack, session, range(50, 1050))
+        stack.until_value(refused, before + 1050)
+    assert [stack.settled(expression) for expression in series] == counts
+
+
 async def test_a_retried_request_shows_both_attempts(stack: Observed) -> None:
     """When a pod dies under a request, its trace has a broken attempt and a good one, and the pod that answered."""
     async with aiohttp.ClientSession() as session:
