@@ -2,10 +2,10 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fmt tools model model-eval bench lock
+.PHONY: help up down status test check fmt tools dashboards dashboards-preview model model-eval bench lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## install what is missing, start everything, stay in the foreground (DETACH=1: return when ready; PODS=4 PORT=8010 ENGINE=fake …)
 	@scripts/setup.sh run && exec .venv/bin/convoy up $(if $(DETACH),--detach)
@@ -27,6 +27,12 @@ fmt: ## format the code
 
 tools: ## build or find what watches the stack: collector, Jaeger, Prometheus, Alertmanager (needs Go; 20 minutes, once per machine)
 	@scripts/setup.sh run && exec $(PY) -m services.ops.tools
+
+dashboards: ## write grafana/dashboards/ from the code
+	@scripts/setup.sh dev && exec $(PY) -m grafana.build
+
+dashboards-preview: ## draw the dashboards with live data as one page, without Grafana: .convoy/dashboards.html (PROMETHEUS_URL=…)
+	@scripts/setup.sh dev && exec $(PY) -m grafana.preview $(if $(PROMETHEUS_URL),--prometheus $(PROMETHEUS_URL))
 
 model: ## train the demo model from nothing (under an hour on 2 cores)
 	@scripts/setup.sh dev && exec env OMP_WAIT_POLICY=passive $(PY) -m models.demo.train

@@ -14,4 +14,5 @@ step "shellcheck" "$bin/shellcheck" "${scripts[@]}"
 step "locks in step with pyproject.toml" scripts/lock.sh --check
 step "envoy's files" "$bin/python" -m services.edge validate
 step "sizes, imports, generated files" "$bin/python" -m pytest -q tests/config/test_structure.py
+step "dashboards as the code makes them" "$bin/python" -m grafana.build --check
 step "types" "$bin/mypy"

@@ -1,0 +1,1 @@
+"""Dashboards of Convoy as code: `build` writes them for Grafana, `preview` draws the same files without it."""
