@@ -6,7 +6,12 @@ a few words; never a user's text or an id.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing reads
 
@@ -15,6 +20,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 # Prompts and answers double from a word to the largest contexts in use.
 TOKENS_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+REFUSALS = ("queue_full", "queue_timeout", "draining")
+SPAN_LOSSES = ("queue_full", "not_taken")
 # A loop that lags 10 ms (our limit) delays every token by as much.
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 
@@ -47,7 +54,7 @@ class Metrics:
         )
         self.in_progress = self._gauge("llm_requests_in_progress", "Requests being answered, waiting ones included.")
         self.ready = self._gauge("llm_pod_ready", "1 when the pod takes requests.")
-        self.spans_dropped = Counter("llm_spans_dropped", "Trace spans that no collector got.", ["model", "reason"], registry=self.registry)
+        self.spans_dropped = self._by_reason("llm_spans_dropped", "Trace spans that no collector got.", SPAN_LOSSES)
 
     def _declare_tokens(self) -> None:
         self.prompt_tokens = self._counter("llm_prompt_tokens", "Tokens of admitted prompts.")
@@ -65,7 +72,7 @@ class Metrics:
         self.slots_in_use = self._gauge("llm_slots_in_use", "Slots that generate.")
         self.slots = self._gauge("llm_slots", "Slots there are (MAX_CONCURRENT_REQUESTS).")
         self.queue_wait = self._seconds("llm_queue_wait_seconds", "Wait for a slot of admitted requests.")
-        self.rejected = Counter("llm_admission_rejected", "Requests refused a slot.", ["model", "reason"], registry=self.registry)
+        self.rejected = self._by_reason("llm_admission_rejected", "Requests refused a slot.", REFUSALS)
 
     def _declare_engine(self) -> None:
         self.engine_errors = self._counter("llm_engine_errors", "Generations that the engine broke.")
@@ -84,6 +91,13 @@ class Metrics:
 
     def _counter(self, name: str, help_: str) -> Counter:
         return Counter(name, help_, ["model"], registry=self.registry).labels(self.model)
+
+    def _by_reason(self, name: str, help_: str, reasons: Sequence[str]) -> Counter:
+        """Each reason is there from the start, with zero: a series that begins with its first event has no rate for it."""
+        counter = Counter(name, help_, ["model", "reason"], registry=self.registry)
+        for reason in reasons:
+            counter.labels(self.model, reason)
+        return counter
 
     def _gauge(self, name: str, help_: str) -> Gauge:
         return Gauge(name, help_, ["model"], registry=self.registry).labels(self.model)

@@ -23,6 +23,8 @@ from tests.stack.convoy import Convoy, until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import aiohttp
+
 
 def need_tools() -> None:
     """Skips where the programs were not built; where CI says that they must be there, that is a failure."""
@@ -31,6 +33,36 @@ def need_tools() -> None:
         pytest.fail(f"not built: {', '.join(missing)}; .ci/run makes them")
     if missing:
         pytest.skip(f"not built: {', '.join(missing)}; make tools")
+
+
+CHAT = "/v1/chat/completions"
+
+
+def body(**more: object) -> dict[str, Any]:
+    """A request of half a second."""
+    return {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 20, "ignore_eos": True} | more
+
+
+class Client:
+    """Sends requests and counts what it got."""
+
+    def __init__(self, stack: Observed, session: aiohttp.ClientSession) -> None:
+        """Nothing was sent yet."""
+        self.stack, self._session = stack, session
+
+    async def ask(self, path: str = CHAT, **more: object) -> tuple[int, str, float]:
+        """Status, trace id and seconds of one request, read to its end."""
+        start = time.perf_counter()
+        asked = {name: value for name, value in body(**more).items() if value is not None}
+        async with self._session.post(self.stack.url + path, json=asked) as response:
+            await response.read()
+            return response.status, response.headers["x-trace-id"], time.perf_counter() - start
+
+    async def leave(self) -> str:
+        """The trace id of a stream that was left after its first chunk."""
+        async with self._session.post(self.stack.url + CHAT, json=body(stream=True, max_tokens=2000)) as response:
+            await response.content.readline()
+            return response.headers["x-trace-id"]
 
 
 @dataclass(frozen=True)

@@ -5,61 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
 
 from services.ops import supervisor_client
 from services.ops.state import StateDir
-from tests.stack.convoy import convoy, until
-from tests.stack.observed import Observed, need_tools
+from tests.stack.convoy import until
+from tests.stack.observed import CHAT, Client, body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.stack.observed import JaegerSpan, Observed
 
-    from tests.stack.observed import JaegerSpan
-
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+COMPLETIONS = "/v1/completions"
 PHASES = ["queue", "prefill", "decode"]
 ATTEMPT = "router engine egress"
-
-
-def body(**more: object) -> dict[str, Any]:
-    """A request of half a second."""
-    return {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 20, "ignore_eos": True} | more
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Observed]:
-    """Two fake pods of one slot and no queue each: a request takes 0.2 s to its first token and 10 ms for each of the others."""
-    need_tools()
-    pods = {"MAX_CONCURRENT_REQUESTS": "1", "QUEUE_CAPACITY": "0", "FAKE_FIRST_TOKEN_MS": "200", "FAKE_TOKENS_PER_SECOND": "50"}
-    with convoy() as running:
-        yield Observed(running.state_dir, **pods)
-
-
-class Client:
-    """Sends requests and counts what it got."""
-
-    def __init__(self, stack: Observed, session: aiohttp.ClientSession) -> None:
-        """Nothing was sent yet."""
-        self.stack, self._session = stack, session
-
-    async def ask(self, path: str = CHAT, **more: object) -> tuple[int, str, float]:
-        """Status, trace id and seconds of one request, read to its end."""
-        start = time.perf_counter()
-        asked = {name: value for name, value in body(**more).items() if value is not None}
-        async with self._session.post(self.stack.url + path, json=asked) as response:
-            await response.read()
-            return response.status, response.headers["x-trace-id"], time.perf_counter() - start
-
-    async def leave(self) -> str:
-        """The trace id of a stream that was left after its first chunk."""
-        async with self._session.post(self.stack.url + CHAT, json=body(stream=True, max_tokens=2000)) as response:
-            await response.content.readline()
-            return response.headers["x-trace-id"]
 
 
 def connected(spans: list[JaegerSpan]) -> JaegerSpan:
