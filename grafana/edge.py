@@ -143,6 +143,14 @@ def _upstream() -> Section:
     )
 
 
+_BREAKER_USE = {
+    "connections": ("upstream_cx_active", "cx"),
+    "requests": ("upstream_rq_active", "rq"),
+    "pending": ("upstream_rq_pending_active", "pending"),
+}
+"""What counts towards a circuit breaker, and the end of its statistic's name."""
+
+
 def _connections() -> Section:
     connected = Panel("Who is connected?", "Open connections and requests under way. A fact: they follow the traffic.", "none", decimals=0)
     breakers = Panel(
@@ -157,11 +165,6 @@ def _connections() -> Section:
         "percent",
         _PRESSURE,
     )
-    used = {
-        "connections": ("upstream_cx_active", "cx"),
-        "requests": ("upstream_rq_active", "rq"),
-        "pending": ("upstream_rq_pending_active", "pending"),
-    }
     monitors = "envoy_overload_envoy_resource_monitors"
     return Section(
         "Connections and limits",
@@ -176,7 +179,10 @@ def _connections() -> Section:
             ),
             lines(
                 breakers,
-                *[Query(_share(f"envoy_cluster_{active}", f"{_BREAKERS}_remaining_{left}"), name) for name, (active, left) in used.items()],
+                *[
+                    Query(_share(f"envoy_cluster_{active}", f"{_BREAKERS}_remaining_{left}"), name)
+                    for name, (active, left) in _BREAKER_USE.items()
+                ],
             ),
             lines(
                 pressure,
