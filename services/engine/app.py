@@ -52,6 +52,9 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
     )
     app[RUNS] = Runs(generator, app[ADMISSION], metrics)
     _add_routes(app)
+    for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
+        for status in ("2xx", "4xx", "5xx"):  # from zero on: a series that begins with its first error has no rate for it
+            metrics.requests.labels(pod.model, resource.canonical if resource else "other", status)
 
     async def model_ctx(app: web.Application) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_load(app, on_load_failed)), asyncio.create_task(watch_loop(metrics))]
