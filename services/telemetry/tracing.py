@@ -13,12 +13,23 @@ What their attributes are: `spans.py`.
 
 from __future__ import annotations
 
+import random
+import re
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
-from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, format_trace_id, set_span_in_context
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    format_span_id,
+    format_trace_id,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.telemetry.exporting import SpanQueue
@@ -39,6 +50,7 @@ CANCELLED_EVENT = "convoy.cancelled"
 QUEUE_SPAN, PREFILL_SPAN, DECODE_SPAN = "queue", "prefill", "decode"
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Tracing:
@@ -52,7 +64,7 @@ class Tracing:
         resource = Resource.create(
             {"service.name": process.service, "service.instance.id": process.instance, "service.version": process.version}
         )
-        sampler = ParentBased(TraceIdRatioBased(sample_percent / 100)) if endpoint else ALWAYS_OFF
+        sampler = ParentBased(TraceIdRatioBased(sample_percent / 100))
         self._provider = TracerProvider(resource=resource, sampler=sampler, shutdown_on_exit=False)
         self._queue = SpanQueue(endpoint, on_drop) if endpoint else None
         self._metrics = GenAiMetrics(resource, endpoint) if endpoint else None
@@ -67,6 +79,8 @@ class Tracing:
 
     def begin(self, headers: Mapping[str, str], began_at: int) -> Span:
         """The server span of a request that came at `began_at` (Unix nanoseconds), below the caller's span if `headers` name one."""
+        if not self.is_wanted:
+            return _unrecorded(headers)
         parent: Context = _PROPAGATOR.extract(headers)
         return self._tracer.start_span("request", parent, SpanKind.SERVER, start_time=began_at)
 
@@ -108,6 +122,13 @@ class Tracing:
 
     def _record(self, name: str, context: Context, began_at: int, ended_at: int, attributes: Mapping[str, Any]) -> None:
         self._tracer.start_span(name, context, start_time=began_at, attributes=attributes).end(ended_at)
+
+
+def _unrecorded(headers: Mapping[str, str]) -> Span:
+    """A span that nobody is told of: ids alone, at a fifth of what the SDK takes for that."""
+    caller = _TRACEPARENT.match(headers.get("traceparent", ""))
+    trace_id = int(caller[1], 16) if caller else 0
+    return NonRecordingSpan(SpanContext(trace_id or random.getrandbits(128), random.getrandbits(64), is_remote=False))
 
 
 def trace_id_of(span: Span) -> str:

@@ -193,3 +193,15 @@ async def test_a_collector_that_is_gone_costs_no_request() -> None:
         assert set(await taken.trace(TRACE, 4)) == {"chat demo", "queue", "prefill", "decode"}
         lost = await dropped("queue_full") + await dropped("not_taken")
         assert len(taken.spans) + lost == 4 * 1501
+
+
+async def test_without_a_collector_each_answer_still_has_its_trace_id(fake: RunningPods) -> None:
+    """The caller's trace id, or one of its own, and never the mark that somebody recorded it."""
+    async with aiohttp.ClientSession(fake.url) as session:
+        for headers in (SAMPLED, {}, {"traceparent": "nonsense"}):
+            async with session.post(CHAT, json=HELLO, headers=headers) as response:
+                trace_id = response.headers["x-trace-id"]
+                assert response.headers["traceresponse"].startswith(f"00-{trace_id}-")
+                assert response.headers["traceresponse"].endswith("-00")
+            assert (trace_id == TRACE) == (headers is SAMPLED)
+            assert len(trace_id) == 32
