@@ -54,6 +54,12 @@ def metrics(pods: Sequence[PodEntry]) -> list[str | None]:
     return _all(_metrics, pods)
 
 
+def has_healthy_pod(admin_port: int) -> bool:
+    """Whether Envoy, asked on its admin port, knows a pod that may answer."""
+    status, body = get("127.0.0.1", admin_port, "/stats?filter=^cluster.engine.membership_healthy$")
+    return status == OK and body.strip().rpartition(b" ")[2] not in {b"", b"0"}
+
+
 def is_ready(url: str) -> bool:
     """Whether a request through Envoy reaches a ready pod."""
     host = urlsplit(url)

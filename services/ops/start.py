@@ -94,7 +94,8 @@ def wait_ready(state: StateDir, launched: Launch, tell: Callable[[str], None]) -
         if problem:
             raise OpsError(problem)
         waiting = _waiting_for(known, launched)
-        if not waiting and probe.is_ready(launched.run.url):
+        # Envoy is asked beside the traffic first: answers of 503 to our own probes would count as failures that clients saw.
+        if not waiting and probe.has_healthy_pod(launched.run.admin_port) and probe.is_ready(launched.run.url):
             return
         tell(waiting or "waiting for Envoy")
         time.sleep(_POLL_SECONDS)

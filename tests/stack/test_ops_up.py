@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -29,6 +30,14 @@ def stack() -> Iterator[tuple[Convoy, str]]:
         started = running.run("up", "--detach")
         assert started.returncode == 0, started.stderr
         yield running, started.stdout
+
+
+def test_a_start_leaves_no_failure_in_the_statistics(stack: tuple[Convoy, str]) -> None:
+    """Waiting for the stack to answer costs no 503, which would count against the service as if clients had seen it."""
+    running, _ = stack
+    log = running.state_dir / "logs" / "access.log"
+    until(lambda: log.exists() and log.stat().st_size, lambda: "no access was logged")
+    assert {json.loads(line)["status"] for line in log.read_text().splitlines()} == {200}
 
 
 def test_the_curl_that_up_prints_works_when_pasted(stack: tuple[Convoy, str]) -> None:
