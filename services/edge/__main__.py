@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from services import pods_file
 from services.edge.daemon import Edge
 from services.edge.files import ENVOY_DIR
 from services.edge.publishing import Publisher
+from services.edge.sources import listed, source_of
 from services.edge.validation import InvalidConfigError, validate_file
 from services.settings import EdgeSettings, SettingsError, load
 from services.telemetry.logging import configure
@@ -53,14 +53,11 @@ def _validate(publisher: Publisher, folder: Path) -> int:
 
 
 def _render(publisher: Publisher) -> int:
-    """Writes everything once, before Envoy starts. Of the endpoints on disk only those stay whose pods are in the pods file."""
+    """Writes everything once, before Envoy starts. Of the endpoints on disk only those stay whose pods are still listed."""
     try:
-        listed = {(pod.name, pod.host, pod.port) for pod in pods_file.read(publisher.pods_path).pods}
-    except FileNotFoundError:
-        listed = set()
+        present = listed(publisher.present_endpoints(), publisher.settings)
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    present = [pod for pod in publisher.present_endpoints() if (pod.name, pod.host, pod.port) in listed]
     publisher.write_all(present, publisher.present_retries())
     return 0
 
@@ -72,7 +69,7 @@ async def _run(publisher: Publisher) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Edge(publisher).run(stop)
+    await Edge(publisher, source_of(publisher.settings, publisher.present_endpoints())).run(stop)
     return 0
 
 

@@ -40,6 +40,17 @@ async def ask_pod(session: aiohttp.ClientSession, entry: PodEntry) -> Answer:
         return "silent"
 
 
+async def ask_name(session: aiohttp.ClientSession, host: str, port: int) -> str | None:
+    """Asks whoever listens there which pod it is; None if that is not said."""
+    try:
+        async with session.get(f"http://{host}:{port}/readyz", timeout=_POD_TIMEOUT) as response:
+            body = json.loads(await response.text())
+    except (aiohttp.ClientError, asyncio.TimeoutError, ValueError):
+        return None
+    name = body.get("pod") if isinstance(body, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
 def _judge(entry: PodEntry, status: int, text: str) -> Answer:
     try:
         body = json.loads(text)

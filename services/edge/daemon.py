@@ -1,4 +1,4 @@
-"""The edge at work: follows the pods file, asks pods and Envoy, writes what changed, says what it did."""
+"""The edge at work: follows the source of pods, asks pods and Envoy, writes what changed, says what it did."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from services import pods_file
 from services.edge.asking import ask_envoy, ask_pod
 from services.edge.files import write_json
 from services.edge.pods import Pod, RetryRule, endpoints_of, known_state
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     from services.edge.asking import Running
     from services.edge.pods import Endpoint
     from services.edge.publishing import Publisher
+    from services.edge.sources import Source
     from services.pods_file import PodEntry
 
-# How often, in seconds: is the pods file another one; is a pod that is about to change there yet; is a settled one still what it was.
-_FILE_INTERVAL = 0.1
+# How often, in seconds: is there news of pods; is a pod that is about to change there yet; is a settled one still what it was.
+_SOURCE_INTERVAL = 0.1
 _CHANGING_INTERVAL = 0.25
 _STEADY_INTERVAL = 1.0
 # How soon after a write Envoy should run it, and how often it is asked when nothing was written (it may have been started again).
@@ -32,13 +32,13 @@ _DRIFT_INTERVAL = 5.0
 class Edge:
     """Keeps Envoy's files true. One instance a process; `run` until `stop` is set."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, source: Source) -> None:
         """Takes over what the edge before it wrote, so that its start changes nothing."""
         self._publisher = publisher
+        self._source = source
         self._log = get_logger()
         self._pods: dict[PodEntry, Pod] = {}
         self._watchers: dict[PodEntry, asyncio.Task[None]] = {}
-        self._file_seen: tuple[int, int, int] | None = None
         self._has_pods = False
         self._last: tuple[list[Endpoint], int] | None = None
         self._retries = RetryRule(publisher.present_retries())
@@ -50,36 +50,31 @@ class Edge:
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set; raises what a task of it raised, which is a bug."""
         written = self._publisher.write_all(self._publisher.present_endpoints(), self._retries.num_retries)
-        self._log.info("edge.started", pods_file=str(self._publisher.pods_path), written=written)
+        self._log.info("edge.started", source=self._source.title, written=written)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            asking = asyncio.create_task(self._follow_envoy(session))
+            tasks = [asyncio.create_task(self._follow_envoy(session)), asyncio.create_task(self._source.follow(session))]
             try:
                 while not stop.is_set():
-                    self._follow_pods_file(session)
+                    self._follow_source(session)
                     self._write()
                     if self._changed.is_set():
                         self._changed.clear()
                         self._tell()
-                    _raise_failure([asking, *self._watchers.values()])
-                    await _wait_for_one([self._changed, stop], _FILE_INTERVAL)
+                    _raise_failure([*tasks, *self._watchers.values()])
+                    await _wait_for_one([self._changed, stop], _SOURCE_INTERVAL)
             finally:
-                await _cancel([asking, *self._watchers.values()])
+                await _cancel([*tasks, *self._watchers.values()])
         self._log.info("edge.stopped")
 
-    def _follow_pods_file(self, session: aiohttp.ClientSession) -> None:
-        """Starts and ends a watcher per pod as the pods file changes. A missing or broken file changes nothing."""
+    def _follow_source(self, session: aiohttp.ClientSession) -> None:
+        """Starts and ends a watcher per pod as the source has news. One that is missing or broken changes nothing."""
         try:
-            stat = self._publisher.pods_path.stat()
-            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if seen == self._file_seen:
-                return
-            self._file_seen = seen
-            entries = pods_file.read(self._publisher.pods_path).pods
-        except FileNotFoundError:
-            return
+            entries = self._source.news()
         except ValueError as error:
             self._log.error("edge.pods_file_invalid", error=str(error))
             self._set_error(str(error))
+            return
+        if entries is None:
             return
         self._set_error("")
         self._has_pods = True
@@ -106,7 +101,7 @@ class Edge:
             await asyncio.sleep(_STEADY_INTERVAL if (pod.state, answer) == ("ready", "ready") else _CHANGING_INTERVAL)
 
     def _write(self) -> None:
-        """Writes what follows from the pods as they are, if a pods file has named them."""
+        """Writes what follows from the pods as they are, if the source has named them."""
         if not self._has_pods:
             return
         endpoints = endpoints_of(self._pods.values())

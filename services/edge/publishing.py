@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services import pods_file
 from services.edge import rendering
 from services.edge.files import EnvoyFiles, publish, read_json, version_of, write_json
 from services.edge.pods import Endpoint, endpoints_in
@@ -31,7 +30,6 @@ class Publisher:
         self.state_dir = Path(settings.state_dir)
         self.envoy_dir = envoy_dir
         self.files = EnvoyFiles.load(envoy_dir)
-        self.pods_path = Path(settings.pod_source.removeprefix("file:") or self.state_dir / pods_file.NAME)
 
     def check(self) -> None:
         """Has Envoy judge what can be written from these settings; raises `InvalidConfigError`.
@@ -72,7 +70,8 @@ class Publisher:
         """Tells Prometheus where the pods and Envoy's statistics are: all pods that there are, ready or not."""
         folder, by_age = self.state_dir / TARGETS_DIR, sorted(entries, key=lambda entry: entry.started_at)
         write_json(folder / "engine.json", rendering.targets({entry.name: f"{entry.host}:{entry.port}" for entry in by_age}))
-        write_json(folder / "envoy.json", rendering.targets({"envoy": f"127.0.0.1:{self.settings.admin_port}"}))
+        envoy = self.settings.stats_address or f"127.0.0.1:{self.settings.admin_port}"
+        write_json(folder / "envoy.json", rendering.targets({"envoy": envoy}))
 
     def versions(self) -> dict[str, str]:
         """The version of each resource as it lies in its file."""

@@ -37,6 +37,7 @@ def bootstrap(files: EnvoyFiles, settings: EdgeSettings, envoy_dir: Path, state_
     config["dynamic_resources"]["cds_config"]["path_config_source"] = _watched(state_dir, "clusters")
     listener = config["static_resources"]["listeners"][0]
     listener["address"]["socket_address"] = {"address": settings.host, "port_value": settings.port}
+    _set_statistics(config, settings)
     manager = connection_manager(config)
     manager["rds"]["config_source"]["path_config_source"] = _watched(state_dir, "routes")
     sampler = manager["tracing"]["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]
@@ -83,6 +84,16 @@ def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json
     return response
 
 
+def _set_statistics(config: Json, settings: EdgeSettings) -> None:
+    """The second listener, or none where Prometheus reaches the admin port on loopback."""
+    clients, statistics = config["static_resources"]["listeners"]
+    if not settings.stats_address:
+        config["static_resources"]["listeners"] = [clients]
+        return
+    port = int(settings.stats_address.rpartition(":")[2])
+    statistics["address"]["socket_address"] = {"address": settings.host, "port_value": port}
+
+
 def _trace_nothing(tracing: Json) -> None:
     """Nobody takes spans: none is recorded, whatever a caller decided; each request still has its trace id."""
     sampler = tracing["provider"]["typed_config"]["sampler"]
@@ -117,7 +128,7 @@ def static(config: Json, routes: Json, clusters: Json, endpoints: Json) -> Json:
 
 
 def connection_manager(config: Json) -> Json:
-    """The HTTP connection manager of the bootstrap's one listener."""
+    """The HTTP connection manager of the clients' listener."""
     manager: Json = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     return manager
 

@@ -26,8 +26,9 @@ class Place:
     """One pod's place. It is `over` when its pod was retired and is gone."""
 
     def __init__(self, settings: RunnerSettings, number: int, how: How) -> None:
-        """`number` counts from 1 and makes name and, with POD_PORT, the port."""
-        self.name = f"engine-{number}"
+        """`number` counts from 1 and makes name (unless the only pod has POD_NAME) and, with POD_PORT, the port."""
+        self.number = number
+        self.name = settings.pod_name if settings.pod_name and number == 1 else f"engine-{number}"
         self.child: Child | None = None
         self.is_over = False
         self.load_failure = ""

@@ -148,8 +148,8 @@ class Runner:
 
     def _scale(self, number: int) -> None:
         """Adds places with the lowest free numbers, or retires the last ones."""
-        taken = {place.name for place in self._places}
-        free = (count for count in range(1, 3 * MAX_PODS) if f"engine-{count}" not in taken)
+        taken = {place.number for place in self._places}
+        free = (count for count in range(1, 3 * MAX_PODS) if count not in taken)
         staying = [place for place in self._places if not place.is_retiring]
         new = [Place(self._settings, next(free), self._how) for _ in range(number - len(staying))]
         self._places += new

@@ -149,6 +149,19 @@ class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
         str, Meta(description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.")
     ] = ""
     pod_port: Annotated[Port, Meta(description="Port of the first pod, the next ones count up; 0 takes free ports.")] = 0
+    pod_name: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^engine-[a-z0-9][a-z0-9.-]*$",
+            description="Name of the one pod (PODS=1) of a container, engine-SOMETHING, different in each; empty: engine-1, engine-2, …",
+        ),
+    ] = ""
+
+    def problem(self) -> str | None:
+        """A name is one pod's; for the rest see there."""
+        if self.pod_name and self.pods > 1:
+            return f"POD_NAME={self.pod_name} names one pod, but PODS={self.pods}"
+        return super().problem()
 
 
 class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
@@ -160,8 +173,17 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
     pod_source: Annotated[
         str,
         Meta(
-            pattern=r"^$|^file:.+$",
-            description="Where the edge learns the pods: `file:PATH`; empty means the runner's pods file in STATE_DIR.",
+            pattern=r"^$|^file:.+$|^dns:[^:\s]+:\d{1,5}$",
+            description="Where the edge learns the pods: `file:PATH`, or `dns:NAME:PORT` (a pod at each address of the name); "
+            "empty means the runner's pods file in STATE_DIR.",
+        ),
+    ] = ""
+    stats_address: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^[^:\s]+:\d{1,5}$",
+            description="NAME:PORT at which a Prometheus on another host reads Envoy's statistics: Envoy then listens there on HOST, for "
+            "nothing else; empty: Prometheus reads the admin port.",
         ),
     ] = ""
 
@@ -182,6 +204,7 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
     jaeger_port: Annotated[Port, Meta(description="Port of Jaeger on loopback; 0, or a port that is taken: a free one.")] = 16686
     prometheus_port: Annotated[Port, Meta(description="Port of Prometheus on loopback; likewise.")] = 9090
     alertmanager_port: Annotated[Port, Meta(description="Port of Alertmanager on loopback; likewise.")] = 9093
+    grafana_port: Annotated[Port, Meta(description="Port of Grafana on loopback; in compose only.")] = 3000
     otlp_http_port: Annotated[Port, Meta(description="Port on which the collector takes OTLP over HTTP, on loopback; likewise.")] = 4318
     trace_slow_ms: Annotated[
         int, Meta(ge=1, le=86_400_000, description="A trace at least so long (milliseconds) is kept, whatever TRACE_KEEP_PERCENT says.")

@@ -151,3 +151,13 @@ def test_render_keeps_only_listed_pods(monkeypatch: pytest.MonkeyPatch, tmp_path
     (tmp_path / "pods.json").write_text('{"pods": [{"name": "engine-2", "host": "127.0.0.1", "port": 2}]}')
     assert main(["render"]) == 0
     assert publisher.present_endpoints() == pods[1:]
+
+
+def test_statistics_are_there_only_for_a_prometheus_elsewhere(tmp_path: Path) -> None:
+    """STATS_ADDRESS gives Envoy a second listener and Prometheus its name; without it there is one listener and the admin port."""
+    assert len(rendering.bootstrap(FILES, SETTINGS, ENVOY_DIR, tmp_path)["static_resources"]["listeners"]) == 1
+    settings = msgspec.structs.replace(SETTINGS, stats_address="envoy:9902", state_dir=str(tmp_path))
+    second = rendering.bootstrap(FILES, settings, ENVOY_DIR, tmp_path)["static_resources"]["listeners"][1]
+    assert second["address"]["socket_address"] == {"address": SETTINGS.host, "port_value": 9902}
+    Publisher(settings, ENVOY_DIR).write_targets([])
+    assert '"envoy:9902"' in (tmp_path / "prometheus" / "targets" / "envoy.json").read_text()
