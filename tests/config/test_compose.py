@@ -20,9 +20,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {"edge-render": EdgeSettings, "edge": EdgeSettings, "engine": RunnerSettings}
 NO_HEALTH_CHECK = {"edge-render": "ends at once", "otel-collector": "no shell in its image"}
-FROM_ELSEWHERE = {"./grafana/provisioning", "./grafana/dashboards"}
-"""Folders that come with the dashboards."""
-
 # What only makes sense on a machine with several pods or with the pods' own logs in files.
 NOT_IN_A_CONTAINER = {"pod_log_dir", "pod_name"}
 
@@ -63,7 +60,7 @@ def test_mounted_files_exist_and_cannot_be_written(name: str) -> None:
         source, *rest = volume.split(":")
         if source.startswith("./"):
             assert rest[-1] == "ro"
-            assert (ROOT / source).exists() or source in FROM_ELSEWHERE
+            assert (ROOT / source).exists()
         else:
             assert source in COMPOSE["volumes"]
 
@@ -91,6 +88,13 @@ def test_tools_read_variables_that_their_files_have() -> None:
     files = {"otel-collector": "otel-collector/config.yaml", "jaeger": "jaeger/config.yaml"}
     for name, path in files.items():
         assert set(SERVICES[name]["environment"]) <= set(re.findall(r"\$\{env:([A-Z_]+)", (ROOT / path).read_text()))
+
+
+def test_grafana_is_given_what_its_files_ask_for() -> None:
+    """Every variable of the provisioning files has a value; the others are Grafana's own."""
+    texts = [path.read_text() for path in (ROOT / "grafana" / "provisioning").rglob("*.yaml")]
+    asked = set(re.findall(r"(?<!\$)\$([A-Z_]+)", "".join(texts)))
+    assert {name for name in SERVICES["grafana"]["environment"] if not name.startswith("GF_")} == asked
 
 
 def test_the_same_versions_everywhere() -> None:
