@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -36,10 +36,10 @@ class Received:
 
 @dataclass
 class Receiver:
-    """What came so far; `refuses` answers 503 to everything."""
+    """What came so far. While `fault` is "refuses" everything is answered 503, while it is "hangs" nothing is answered."""
 
     url: str = ""
-    refuses: bool = False
+    fault: Literal["", "refuses", "hangs"] = ""
     spans: list[Received] = field(default_factory=list)
 
     async def trace(self, trace_id: str, count: int) -> dict[str, Received]:
@@ -52,8 +52,10 @@ class Receiver:
         return {span.name: span for span in found}
 
     async def _take(self, request: web.Request) -> web.Response:
-        if self.refuses:
+        if self.fault == "refuses":
             return web.Response(status=503)
+        if self.fault == "hangs":
+            await asyncio.Event().wait()
         for group in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
             resource = _plain(group.resource.attributes)
             self.spans += [_received(span, resource) for scope in group.scope_spans for span in scope.spans]
@@ -66,7 +68,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     taken = Receiver()
     app = web.Application()
     app.router.add_post("/v1/traces", taken._take)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

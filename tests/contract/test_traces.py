@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import pytest
@@ -168,10 +168,11 @@ async def test_who_is_traced_is_the_callers_decision_then_a_share() -> None:
         assert len(records[0]["trace_id"]) == 32
 
 
-async def test_a_collector_that_is_gone_costs_no_request() -> None:
+@pytest.mark.parametrize("fault", ["refuses", "hangs"])
+async def test_a_collector_that_is_gone_costs_no_request(fault: Literal["refuses", "hangs"]) -> None:
     """While nothing takes spans, requests are answered as ever and the lost spans are counted; later ones arrive."""
     async with traced(fake_first_token_ms=0, queue_capacity=2000) as (_, taken, session):
-        taken.refuses = True
+        taken.fault = fault
 
         async def ask(headers: dict[str, str]) -> int:
             async with session.post(CHAT, json=HELLO | {"max_tokens": 1}, headers=headers) as response:
@@ -188,7 +189,7 @@ async def test_a_collector_that_is_gone_costs_no_request() -> None:
         while min(await asyncio.gather(dropped("queue_full"), dropped("not_taken"))) < 1:
             assert time.monotonic() < deadline, "no dropped span is counted"
             await asyncio.sleep(0.05)
-        taken.refuses = False
+        taken.fault = ""
         assert await ask(SAMPLED) == 200
         assert set(await taken.trace(TRACE, 4)) == {"chat demo", "queue", "prefill", "decode"}
         lost = await dropped("queue_full") + await dropped("not_taken")

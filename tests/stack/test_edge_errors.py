@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,6 +90,7 @@ async def test_edge_error_has_openai_body_and_headers(edge: RunningEdge, case: s
     assert answer.headers["x-convoy-attempts"] == "0"
     assert answer.headers["x-request-id"]
     assert (len(answer.headers.get("x-trace-id", "")) == 32) == (case not in UNTRACED), answer.headers
+    assert re.fullmatch(r"total;dur=\d+", answer.headers["server-timing"])
     assert ("allow" in answer.headers) == (status == 405)
 
 
