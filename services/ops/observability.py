@@ -27,13 +27,14 @@ _HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Part:
-    """One program. A lower `priority` starts earlier and stops later; `url` is for people, empty where there is nothing to see."""
+    """One program. A lower `priority` starts earlier and stops later; `scraped_at` is where its own metrics are, empty if nowhere."""
 
     name: str
     command: tuple[str, ...]
     env: dict[str, str]
     url: str
     priority: int
+    scraped_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def write_files(state: StateDir, observability: Observability) -> None:
     shutil.copytree(ROOT / "prometheus" / "rules", folder / "rules")
     shutil.copy(ROOT / "prometheus" / "prometheus.yaml", folder / "prometheus.yaml")
     (folder / "targets").mkdir(exist_ok=True)
-    addresses = {part.name: part.env.get("SCRAPED_AT", "") for part in observability.parts}
+    addresses = {part.name: part.scraped_at for part in observability.parts}
     for name, job in (("otel-collector", "collector"), ("prometheus", "prometheus"), ("alertmanager", "alertmanager")):
         groups = [{"targets": [addresses[name]], "labels": {"instance": name}}] if addresses.get(name) else []
         write_atomically(folder / "targets" / f"{job}.json", msgspec.json.encode(groups))
@@ -114,7 +115,7 @@ class _Maker:
             f"--web.external-url=http://{self._at('prometheus')}",  # in links of alerts; else the machine's name, which may resolve nowhere
             "--rules.alert.resend-delay=10s",  # 1 min by default: so late does an alert arrive that fired before Alertmanager was found
         ]
-        return self._part("prometheus", "prometheus", options, {"SCRAPED_AT": self._at("prometheus")}, 3)
+        return self._part("prometheus", "prometheus", options, {}, 3, scraped="prometheus")
 
     def alertmanager(self) -> Part | None:
         options = [
@@ -123,7 +124,7 @@ class _Maker:
             f"--web.listen-address={self._at('alertmanager')}",
             "--cluster.listen-address=",  # one instance; the default would listen on every address
         ]
-        return self._part("alertmanager", "alertmanager", options, {"SCRAPED_AT": self._at("alertmanager")}, 3)
+        return self._part("alertmanager", "alertmanager", options, {}, 3, scraped="alertmanager")
 
     def collector(self) -> Part | None:
         env = {
@@ -134,17 +135,18 @@ class _Maker:
             "COLLECTOR_HEALTH_ADDRESS": self._at("collector_health"),
             "COLLECTOR_METRICS_HOST": _HOST,
             "COLLECTOR_METRICS_PORT": str(self.ports["collector_metrics"]),
-            "SCRAPED_AT": self._at("collector_metrics"),
             "TRACE_SLOW_MS": str(self._plan.ops.trace_slow_ms),
             "TRACE_KEEP_PERCENT": f"{self._plan.ops.trace_keep_percent:g}",
         }
-        return self._part("otel-collector", "otelcol", ["--config", "otel-collector/config.yaml"], env, 5)
+        return self._part("otel-collector", "otelcol", ["--config", "otel-collector/config.yaml"], env, 5, scraped="collector_metrics")
 
-    def _part(self, name: str, tool: str, options: list[str], env: dict[str, str], priority: int) -> Part | None:
+    def _part(  # noqa: PLR0913 - what a part is
+        self, name: str, tool: str, options: list[str], env: dict[str, str], priority: int, *, scraped: str = ""
+    ) -> Part | None:
         if tool not in self._found:
             return None
         url = f"http://{self._at(name)}" if name in self.ports else f"http://{self._at('otlp_http')}"
-        return Part(name, (self._found[tool], *options), env, url, priority)
+        return Part(name, (self._found[tool], *options), env, url, priority, self._at(scraped) if scraped else "")
 
     def _at(self, name: str) -> str:
         return f"{_HOST}:{self.ports[name]}"

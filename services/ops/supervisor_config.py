@@ -73,7 +73,7 @@ def render(state: StateDir, envoy: Path, drain_timeout_seconds: float, parts: Se
     text += _program("envoy", envoy_command(state, envoy), 10, _ALWAYS_POLICY, stdout="access.log", stderr="envoy.log")
     for part in parts:
         environment = ",".join(f'{name}="{escape(value)}"' for name, value in part.env.items())
-        text += _program(part.name, part.command, part.priority, f"{_PART_POLICY}\nenvironment={environment}")
+        text += _program(part.name, part.command, part.priority, _PART_POLICY + (f"\nenvironment={environment}" if environment else ""))
     return text
 
 
