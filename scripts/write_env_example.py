@@ -11,13 +11,16 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from services.settings.declared import ALL  # noqa: E402 - found only with the checkout on the path
-from services.settings.reader import allowed_of, help_of  # noqa: E402 - likewise
+from services.settings.common import START  # noqa: E402 - found only with the checkout on the path
+from services.settings.declared import ALL  # noqa: E402 - likewise
+from services.settings.reader import allowed_of, applies_of, help_of  # noqa: E402 - likewise
 
 _WIDTH = 118
 _HEAD = """\
 # Every setting of Convoy with its default, made by scripts/write_env_example.py. Copy what you change into .env;
 # a variable of the environment, or `make up NAME=value`, goes before it. A misspelt or impossible value stops the start.
+# [live]: a change in .env is in force within a second. [convoy restart envoy]: after that command, which loses no request. All others:
+# after `convoy down` and `convoy up`. `convoy reload` tells which changes wait for what.
 """
 
 
@@ -36,6 +39,8 @@ def text() -> str:
 def _entry(field: msgspec.structs.FieldInfo) -> str:
     description, allowed = help_of(field), allowed_of(field)
     words = f"{description} Takes {allowed}." if allowed != "a text" and allowed not in description else description
+    applies = applies_of(field)
+    words += " [live]" if applies == "live" else f" [{applies}]" if applies != START["applies"] else ""
     comment = textwrap.fill(words, _WIDTH, initial_indent="# ", subsequent_indent="# ")
     default = field.default
     shown = str(default).lower() if isinstance(default, bool) else f"{default:g}" if isinstance(default, float) else str(default)

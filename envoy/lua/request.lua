@@ -1,5 +1,5 @@
--- Runs once for each request, before routing: settles the request id and tells the router whether the answer is a stream.
--- Both are hints for people and for time limits, never a decision about who may do what.
+-- Runs once for each generation request, before routing: checks and caps its deadline, and tells the router whether the answer is a stream.
+-- What it reads in the body is a hint for time limits, never a decision about who may do what.
 
 local GENERATION = {["/v1/chat/completions"] = true, ["/v1/completions"] = true, ["/chat"] = true}
 
@@ -52,19 +52,32 @@ local function wants_stream(s)
   return false
 end
 
--- The caller's id is kept if it is short and printable; otherwise the one that Envoy made for this request takes its place.
-local function settle_request_id(headers)
-  local id, made = headers:get("x-request-id"), headers:get("x-convoy-new-id")
-  if made and (not id or #id == 0 or #id > 128 or id:find("[^\33-\126]")) then headers:replace("x-request-id", made) end
-  headers:remove("x-convoy-new-id")
+-- A stream's pod ends it at the deadline with an error event; only one that does not is cut, so much later.
+local GRACE_MS = 500
+
+-- The deadline in milliseconds, nil if there is none; answers 400 to one that is no deadline. `most`: the route's own limit, which caps it.
+local function deadline_of(handle, headers, most)
+  local text = headers:get("x-request-deadline-ms")
+  if not text then return nil end
+  local wanted = #text <= 15 and text:match("^%d+$") and tonumber(text)
+  if not wanted or wanted < 1 then
+    handle:respond({[":status"] = "400"}, "x-request-deadline-ms must be a whole number of milliseconds from 1, got '" .. text:sub(1, 40) .. "'.")
+  end
+  return math.min(wanted, most)
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  settle_request_id(headers)
   if headers:get(":method") ~= "POST" or not GENERATION[(headers:get(":path") or ""):match("^[^?#]*")] then return end
+  local arrived = handle:timestamp()
+  local deadline = deadline_of(handle, headers, handle:metadata():get("max_deadline_ms"))
   local body = handle:body()   -- waits for the upload; over the limit Envoy answers 413
-  if body and wants_stream(body:getBytes(0, body:length())) then
-    handle:headers():replace("x-convoy-stream", "1")   -- `headers` of before the wait may not be used after it
+  headers = handle:headers()   -- those of before the wait may not be used after it
+  local is_stream = body and wants_stream(body:getBytes(0, body:length()))
+  if is_stream then headers:replace("x-convoy-stream", "1") end
+  if deadline then
+    headers:replace("x-request-deadline-ms", ("%d"):format(deadline))
+    headers:replace("x-convoy-deadline", ("%d"):format(arrived + deadline))   -- for a second attempt, which has less
+    headers:replace("x-envoy-upstream-rq-timeout-ms", ("%d"):format(deadline + (is_stream and GRACE_MS or 0)))
   end
 end

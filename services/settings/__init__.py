@@ -4,7 +4,9 @@ A service reads its settings with `load(EngineSettings)`; this package is the on
 It may be imported by every service and imports none of them.
 """
 
-from services.settings.declared import CommonSettings, EdgeSettings, EngineSettings, OpsSettings, RunnerSettings
+from services.settings.common import CommonSettings
+from services.settings.declared import EngineSettings, OpsSettings, RunnerSettings
+from services.settings.edge import EdgeSettings
 from services.settings.reader import SettingsError, load, read_env_file
 
 __all__ = ["CommonSettings", "EdgeSettings", "EngineSettings", "OpsSettings", "RunnerSettings", "SettingsError", "load", "read_env_file"]

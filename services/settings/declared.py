@@ -1,96 +1,17 @@
 """The settings classes: one frozen struct per process, sharing fields by inheritance so that each is declared once.
 
-A field's environment variable is its name in capitals. `msgspec.Meta` holds bounds and help; `.env.example` and the error messages are
-made from it.
+A field's environment variable is its name in capitals. `msgspec.Meta` holds bounds and help, and in `extra` when a change applies;
+`.env.example` and the error messages are made from it.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-Port = Annotated[int, Meta(ge=0, le=65535)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-
-
-class CommonSettings(Struct, frozen=True, kw_only=True):
-    """What every process of Convoy reads."""
-
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        Meta(description="Least severe log record that is written."),
-    ] = "info"
-    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or text for people.")] = "json"
-    state_dir: Annotated[
-        str, Meta(min_length=1, description="Folder of run-time state: logs, Envoy's live files, the pods file, process ids.")
-    ] = ".convoy"
-
-
-class TelemetrySettings(CommonSettings, frozen=True, kw_only=True):
-    """Where traces go, and how many."""
-
-    otel_exporter_otlp_endpoint: Annotated[
-        str,
-        Meta(
-            pattern=r"^$|^http://[^/\s]+/?$",
-            description="Base address of a collector's OTLP/HTTP receiver, such as http://127.0.0.1:4318; empty sends nothing. "
-            "`convoy up` sets it where it starts a collector.",
-        ),
-    ] = ""
-    trace_sample_percent: Annotated[
-        float,
-        Meta(ge=0, le=100, description="Share of requests that are traced, of those whose caller has not decided (traceparent)."),
-    ] = 100
-
-
-class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
-    """What pods and edge must agree on: how much one pod holds, and the time limits, in one order."""
-
-    max_concurrent_requests: Annotated[
-        int, Meta(ge=1, le=4096, description="Requests that one pod generates at the same time (slots).")
-    ] = 16
-    queue_capacity: Annotated[
-        int, Meta(ge=0, le=100_000, description="Requests that wait in one pod for a slot; one more is answered 429 queue_full.")
-    ] = 64
-    max_body_bytes: Annotated[
-        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
-    ] = 8 * 1024 * 1024
-    queue_timeout_seconds: Annotated[Seconds, Meta(description="Longest wait for a slot; past it the answer is 429 queue_full.")] = 10
-    keepalive_seconds: Annotated[
-        Seconds,
-        Meta(description="A stream silent for so long before its first token commits its headers and sends `: keepalive` comments."),
-    ] = 15
-    first_token_timeout_seconds: Annotated[
-        Seconds, Meta(description="A stream without response headers for so long is tried on another pod.")
-    ] = 20
-    hang_timeout_seconds: Annotated[
-        Seconds, Meta(description="A pod whose event loop is silent for so long is killed and started again.")
-    ] = 30
-    stall_timeout_seconds: Annotated[Seconds, Meta(description="A stream that brings no byte for so long is ended by the edge.")] = 60
-    request_timeout_seconds: Annotated[Seconds, Meta(description="Longest time for a whole JSON answer; past it 504 upstream_timeout.")] = (
-        600
-    )
-    drain_timeout_seconds: Annotated[Seconds, Meta(description="How long a stopping pod lets its running requests finish.")] = 30
-
-    def problem(self) -> str | None:
-        """The one-line reason why these values do not fit together, or None.
-
-        The time limits have one order: each later one must leave the earlier one time to act.
-        """
-        order = [
-            "queue_timeout_seconds",
-            "keepalive_seconds",
-            "first_token_timeout_seconds",
-            "hang_timeout_seconds",
-            "stall_timeout_seconds",
-            "request_timeout_seconds",
-        ]
-        for lower, upper in itertools.pairwise(order):
-            if getattr(self, lower) >= getattr(self, upper):
-                return f"{lower.upper()}={getattr(self, lower):g} must be less than {upper.upper()}={getattr(self, upper):g}"
-        return None
+from services.settings.common import CapacitySettings, CommonSettings, Port
+from services.settings.edge import EdgeSettings
 
 
 class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
@@ -162,30 +83,6 @@ class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
         if self.pod_name and self.pods > 1:
             return f"POD_NAME={self.pod_name} names one pod, but PODS={self.pods}"
         return super().problem()
-
-
-class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
-    """The edge, which writes Envoy's files."""
-
-    host: Annotated[str, Meta(min_length=1, description="Address on which Envoy listens for clients.")] = "127.0.0.1"
-    port: Annotated[Port, Meta(description="Port on which Envoy listens for clients.")] = 8000
-    admin_port: Annotated[Port, Meta(description="Port of Envoy's admin interface, on loopback; 0 takes a free one.")] = 0
-    pod_source: Annotated[
-        str,
-        Meta(
-            pattern=r"^$|^file:.+$|^dns:[^:\s]+:\d{1,5}$",
-            description="Where the edge learns the pods: `file:PATH`, or `dns:NAME:PORT` (a pod at each address of the name); "
-            "empty means the runner's pods file in STATE_DIR.",
-        ),
-    ] = ""
-    stats_address: Annotated[
-        str,
-        Meta(
-            pattern=r"^$|^[^:\s]+:\d{1,5}$",
-            description="NAME:PORT at which a Prometheus on another host reads Envoy's statistics: Envoy then listens there on HOST, for "
-            "nothing else; empty: Prometheus reads the admin port.",
-        ),
-    ] = ""
 
 
 class OpsSettings(CommonSettings, frozen=True, kw_only=True):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from services.settings import declared
+from services.settings import common, declared
+from services.settings.common import START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-S = TypeVar("S", bound=declared.CommonSettings)
+S = TypeVar("S", bound=common.CommonSettings)
 
 # A foreign variable of the environment is a misspelt setting only if it is this near to one; `.env` is Convoy's own and must be exact.
 _NEAR = 0.88
@@ -39,7 +40,7 @@ def load(cls: type[S], env: Mapping[str, str] | None = None) -> S:
         if raw.strip():
             values[field.name] = _convert(name, raw.strip(), field)
     settings = cls(**values)
-    problem = settings.problem() if isinstance(settings, declared.CapacitySettings) else None
+    problem = settings.problem() if isinstance(settings, common.CapacitySettings) else None
     if problem:
         raise SettingsError(problem)
     return settings
@@ -66,6 +67,11 @@ def known_names() -> frozenset[str]:
 def help_of(field: msgspec.structs.FieldInfo) -> str:
     """The description in a field's innermost-first `Meta`s."""
     return next((m.description for m in _metas(field.type) if m.description), "")
+
+
+def applies_of(field: msgspec.structs.FieldInfo) -> str:
+    """When a change of a field is in force: `live`, or the commands that it waits for."""
+    return next((m.extra["applies"] for m in _metas(field.type) if m.extra), START["applies"])
 
 
 def allowed_of(field: msgspec.structs.FieldInfo) -> str:
@@ -124,4 +130,4 @@ def _strip(kind: Any) -> Any:
     return _strip(kind.__origin__) if hasattr(kind, "__metadata__") else kind
 
 
-__all__ = ["SettingsError", "allowed_of", "help_of", "known_names", "load", "read_env_file"]
+__all__ = ["SettingsError", "allowed_of", "applies_of", "help_of", "known_names", "load", "read_env_file"]

@@ -1,0 +1,164 @@
+-- Who is calling: runs before the limits and before a body is read. The edge puts a line `CONVOY_CLIENTS = ...` in front of this file, a
+-- version of its own for each change; as it lies (and where there is no clients file) everybody is `local`, with the role `ops`.
+
+local bit = require("bit")
+local band, bnot, bxor, ror, rshift, tobit = bit.band, bit.bnot, bit.bxor, bit.ror, bit.rshift, bit.tobit
+
+local OPEN = {["/health"] = true, ["/healthz"] = true, ["/livez"] = true, ["/readyz"] = true, ["/docs"] = true, ["/openapi.json"] = true}
+
+-- SHA-256 (FIPS 180-4). LuaJIT has 32-bit arithmetic and no hash; 20 microseconds for a key of ours.
+local K = {}
+local START = {}
+do
+  local function fraction(x) return tobit(math.floor((x - math.floor(x)) * 4294967296)) end
+  local found, n = 0, 2
+  while found < 64 do
+    local is_prime = true
+    for d = 2, math.floor(math.sqrt(n)) do
+      if n % d == 0 then is_prime = false break end
+    end
+    if is_prime then
+      found = found + 1
+      K[found] = fraction(n ^ (1 / 3))
+      if found <= 8 then START[found] = fraction(math.sqrt(n)) end
+    end
+    n = n + 1
+  end
+end
+
+local W = {}
+
+local function compress(h, block, at)
+  for i = 1, 16 do
+    local a, b, c, d = block:byte(at, at + 3)
+    W[i] = bit.bor(bit.lshift(a, 24), bit.lshift(b, 16), bit.lshift(c, 8), d)
+    at = at + 4
+  end
+  for i = 17, 64 do
+    local x, y = W[i - 15], W[i - 2]
+    local s0 = bxor(ror(x, 7), ror(x, 18), rshift(x, 3))
+    local s1 = bxor(ror(y, 17), ror(y, 19), rshift(y, 10))
+    W[i] = tobit(W[i - 16] + s0 + W[i - 7] + s1)
+  end
+  local a, b, c, d, e, f, g, i = h[1], h[2], h[3], h[4], h[5], h[6], h[7], h[8]
+  for t = 1, 64 do
+    local s1 = bxor(ror(e, 6), ror(e, 11), ror(e, 25))
+    local t1 = tobit(i + s1 + bxor(band(e, f), band(bnot(e), g)) + K[t] + W[t])
+    local s0 = bxor(ror(a, 2), ror(a, 13), ror(a, 22))
+    local t2 = tobit(s0 + bxor(band(a, b), band(a, c), band(b, c)))
+    i, g, f, e, d, c, b, a = g, f, e, tobit(d + t1), c, b, a, tobit(t1 + t2)
+  end
+  for n, value in ipairs({a, b, c, d, e, f, g, i}) do h[n] = tobit(h[n] + value) end
+end
+
+-- Hexadecimal digest of a text shorter than 512 MiB.
+local function sha256(text)
+  local bits = #text * 8
+  local tail = string.char(band(rshift(bits, 24), 255), band(rshift(bits, 16), 255), band(rshift(bits, 8), 255), band(bits, 255))
+  local padded = text .. "\128" .. string.rep("\0", (55 - #text) % 64) .. "\0\0\0\0" .. tail
+  local h = {unpack(START)}
+  for at = 1, #padded, 64 do compress(h, padded, at) end
+  for n = 1, 8 do h[n] = bit.tohex(h[n]) end
+  return table.concat(h)
+end
+
+-- The clients by the hash of their keys, from one line a key, its fields separated by tabs; an empty field is not set.
+local FIELDS = {"id", "role", "class", "rate", "burst", "max_concurrent", "tokens_per_minute", "max_priority", "models", "expires"}
+
+local function read_clients(lines)
+  local clients = {}
+  for hash, rest in lines:gmatch("(%x+)\t([^\n]*)\n") do
+    local client, n = {}, 0
+    for value in (rest .. "\t"):gmatch("([^\t]*)\t") do
+      n = n + 1
+      if value ~= "" then client[FIELDS[n]] = value end
+    end
+    clients[hash] = client
+  end
+  return clients
+end
+
+local CLIENTS = CONVOY_CLIENTS and read_clients(CONVOY_CLIENTS)
+CONVOY_CLIENTS = nil   -- 5000 clients are 600 kB of text
+
+-- What a pod is told of the client; early_header_mutation has removed what the caller said of itself.
+local HEADERS = {
+  id = "x-client-id", role = "x-client-role", class = "x-client-class", max_concurrent = "x-client-max-concurrent",
+  tokens_per_minute = "x-client-tokens-per-minute", max_priority = "x-client-max-priority", models = "x-client-models",
+}
+
+-- The caller's id is kept if it is short and printable; otherwise the one that Envoy made for this request takes its place.
+local function settle_request_id(headers)
+  local id, made = headers:get("x-request-id"), headers:get("x-convoy-new-id")
+  if made and (not id or #id == 0 or #id > 128 or id:find("[^\33-\126]")) then headers:replace("x-request-id", made) end
+  headers:remove("x-convoy-new-id")
+end
+
+-- Answers at once; what stands after it is not run.
+local function refuse(handle, reason)
+  handle:respond({[":status"] = "401", ["www-authenticate"] = "Bearer"}, reason)
+end
+
+-- The key that came, without its scheme; nil and a reason if there is none.
+local function key_of(headers)
+  local authorization, key = headers:get("authorization"), headers:get("x-api-key")
+  if authorization then
+    local bearer = authorization:match("^[Bb][Ee][Aa][Rr][Ee][Rr] +(%S+)$")
+    if bearer then return bearer end
+    return nil, "The Authorization header must be: Bearer KEY."
+  end
+  if key and key ~= "" then return key end
+  return nil, "No API key. Send it as: Authorization: Bearer KEY, or as x-api-key."
+end
+
+local function identify(handle, headers)
+  local key, problem = key_of(headers)
+  if not key then return refuse(handle, problem) end
+  local client = CLIENTS[sha256(key)]
+  if not client then return refuse(handle, "This API key is not known.") end
+  if client.expires and handle:timestamp() >= tonumber(client.expires) * 1000 then return refuse(handle, "This API key has expired.") end
+  for field, name in pairs(HEADERS) do
+    if client[field] then headers:add(name, client[field]) end
+  end
+  local told = handle:streamInfo():dynamicMetadata()
+  told:set("convoy", "rate", client.rate)
+  told:set("convoy", "burst", client.burst)
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  settle_request_id(headers)
+  if not CLIENTS then
+    headers:add("x-client-id", "local")
+    headers:add("x-client-role", "ops")
+  else
+    local path = (headers:get(":path") or ""):match("^[^?#]*")
+    if not OPEN[path] and path:sub(1, 6) ~= "/docs/" then
+      identify(handle, headers)
+    end
+  end
+  headers:remove("authorization")   -- no pod shall see a key
+  headers:remove("x-api-key")
+end
+
+-- "0.25s", "59s", "6m0s": OpenAI's way to say how long.
+local function duration(seconds)
+  if seconds < 60 then return (("%.2f"):format(seconds):gsub("%.?0+$", "")) .. "s" end
+  local whole = math.ceil(seconds)
+  return ("%dm%ds"):format(math.floor(whole / 60), whole % 60)
+end
+
+-- The limiter below tells of its bucket; OpenAI's headers tell the rate, what is left, and the time until it is full again.
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local left = headers:get("x-ratelimit-remaining")
+  if not left then return end
+  headers:remove("x-ratelimit-limit")
+  headers:remove("x-ratelimit-remaining")
+  headers:remove("x-ratelimit-reset")
+  local client = handle:streamInfo():dynamicMetadata():get("convoy")
+  if not client then return end
+  headers:replace("x-ratelimit-limit-requests", client.rate)
+  headers:replace("x-ratelimit-remaining-requests", left)
+  headers:replace("x-ratelimit-reset-requests", duration((client.burst - left) * 60 / client.rate))
+end
