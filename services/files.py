@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces `path` by rename; its folder must exist."""
+def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Replaces `path` by rename; its folder must exist. With a `mode` (0o600: secrets) nobody else can read it at any moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode), "wb") as file:
+        file.write(content)
     temporary.replace(path)

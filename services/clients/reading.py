@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,20 @@ def read(path: Path) -> ClientsFile:
 
 def parse(text: str, name: str) -> ClientsFile:
     """The clients of a file's text; `name` stands in front of what is wrong. Raises `ClientsFileError`."""
-    root = compose(text, name)
+    # A tree of 100 000 nodes, none of them in a cycle: looking for cycles would take three times as long as the rest (0.9 s against 0.25).
+    had_gc = gc.isenabled()
+    gc.disable()
     try:
-        found = msgspec.convert(_plain(root, name, 0), ClientsFile)
-    except msgspec.ValidationError as error:
-        raise _located(root, name, str(error)) from error
-    _check(found, root, name)
-    return found
+        root = compose(text, name)
+        try:
+            found = msgspec.convert(_plain(root, name, 0), ClientsFile)
+        except msgspec.ValidationError as error:
+            raise _located(root, name, str(error)) from error
+        _check(found, root, name)
+        return found
+    finally:
+        if had_gc:
+            gc.enable()
 
 
 def compose(text: str, name: str) -> yaml.MappingNode:

@@ -7,16 +7,21 @@ import asyncio
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from services.edge.daemon import Edge
 from services.edge.files import ENVOY_DIR
-from services.edge.publishing import Publisher
+from services.edge.inputs import Inputs
+from services.edge.publishing import Publisher, knows_clients
 from services.edge.sources import listed, source_of
 from services.edge.validation import InvalidConfigError, validate_file
 from services.settings import EdgeSettings, SettingsError, load
 from services.telemetry.logging import configure
+
+if TYPE_CHECKING:
+    from services.edge.inputs import Wanted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,15 +32,28 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         settings = load(EdgeSettings)
-        publisher = Publisher(settings, options.files)
+        is_render = options.command != "run"
+        inputs = Inputs(settings, options.files, had_clients=not is_render and knows_clients(Path(settings.state_dir)))
+        publisher = Publisher(_begun(inputs, is_strict=is_render), options.files)
         if options.command == "validate":
             return _validate(publisher, options.files)
         _require_ports(settings)
-        publisher.check()
-        return _render(publisher) if options.command == "render" else asyncio.run(_run(publisher))
+        _require_keys_or_loopback(publisher)
+        publisher.check(publisher.wanted)
+        return _render(publisher) if options.command == "render" else asyncio.run(_run(publisher, inputs))
     except (SettingsError, InvalidConfigError, OSError, yaml.YAMLError) as error:
         sys.stderr.write(f"edge: {error}\n")
         return 1
+
+
+def _begun(inputs: Inputs, *, is_strict: bool) -> Wanted:
+    """What people decided, as it is now. A daemon that starts beside a running Envoy goes on without what it can do without."""
+    for part in inputs.look():
+        part.accept()
+    wrong = [part.error for part in inputs.parts if part.error and (is_strict or (part.value is None and part is not inputs.clients_part))]
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+    return inputs.wanted()
 
 
 def _require_ports(settings: EdgeSettings) -> None:
@@ -44,10 +62,21 @@ def _require_ports(settings: EdgeSettings) -> None:
             raise SettingsError(f"{name.upper()}=0: the edge needs a port number here; `convoy up` picks a free one and passes it on")
 
 
+def _require_keys_or_loopback(publisher: Publisher) -> None:
+    """Nobody listens to strangers without keys by mistake."""
+    settings = publisher.settings
+    if publisher.wanted.clients or publisher.wanted.keeps_clients or settings.is_loopback or settings.allow_no_keys:
+        return
+    raise SettingsError(
+        f"HOST={settings.host} lets other machines call, and there is no clients file at CLIENTS_FILE={settings.clients_file}; make one "
+        "(`convoy keys add NAME`, see clients.example.yaml), or leave HOST at 127.0.0.1"
+    )
+
+
 def _validate(publisher: Publisher, folder: Path) -> int:
     """Envoy judges the files as they lie, then what is rendered from them."""
     validate_file(folder.resolve() / "envoy.yaml", folder.resolve().parent)
-    publisher.check()
+    publisher.check(publisher.wanted)
     sys.stdout.write(f"{folder}: valid as it lies and as rendered\n")
     return 0
 
@@ -62,14 +91,14 @@ def _render(publisher: Publisher) -> int:
     return 0
 
 
-async def _run(publisher: Publisher) -> int:
+async def _run(publisher: Publisher, inputs: Inputs) -> int:
     """The daemon, until SIGTERM or SIGINT; Envoy then keeps what it has."""
     configure(publisher.settings.log_level, publisher.settings.log_format, "edge")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await Edge(publisher, source_of(publisher.settings, publisher.present_endpoints())).run(stop)
+    await Edge(publisher, source_of(publisher.settings, publisher.present_endpoints()), inputs).run(stop)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import re
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
 _POD_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 _ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 
-_STATS_FILTER = r"^(cluster\.engine|cluster_manager\.cds|http\.clients\.rds\.clients)\.(version_text|update_rejected|update_failure)$"
-_RESOURCE_OF = {"cluster.engine": "endpoints", "cluster_manager.cds": "clusters", "http.clients.rds.clients": "routes"}
+_SCOPES = {
+    "cluster.engine": "endpoints",
+    "cluster_manager.cds": "clusters",
+    "http.clients.rds.clients": "routes",
+    **{f"extension_config_discovery.http_filter.{name}": name for name in ("keys", "limit_client", "limit_address")},
+}
+_REFUSALS = ("update_rejected", "update_failure", "config_fail")
+_STATS_FILTER = rf"^({'|'.join(re.escape(scope) for scope in _SCOPES)})\.(version_text|{'|'.join(_REFUSALS)})$"
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -73,11 +80,11 @@ async def ask_envoy(session: aiohttp.ClientSession, admin_port: int) -> Running 
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError):
         return None
     versions: dict[str, str] = {}
-    refused: dict[str, int] = dict.fromkeys(_RESOURCE_OF.values(), 0)
+    refused: dict[str, int] = dict.fromkeys(_SCOPES.values(), 0)
     for stat in stats:
         scope, _, name = str(stat["name"]).rpartition(".")
         if name == "version_text":
-            versions[_RESOURCE_OF[scope]] = str(stat["value"])
+            versions[_SCOPES[scope]] = str(stat["value"])
         else:
-            refused[_RESOURCE_OF[scope]] += int(stat["value"])
+            refused[_SCOPES[scope]] += int(stat["value"])
     return Running(versions, refused)

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from services.edge.asking import ask_envoy, ask_pod
+from services.edge.exposition import serving
 from services.edge.files import write_json
+from services.edge.inputs import blame
 from services.edge.pods import Pod, RetryRule, endpoints_of, known_state
+from services.edge.validation import InvalidConfigError
+from services.telemetry.edge_metrics import EdgeMetrics
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from services.edge.asking import Running
+    from services.edge.inputs import Inputs, Part
     from services.edge.pods import Endpoint
     from services.edge.publishing import Publisher
     from services.edge.sources import Source
@@ -32,11 +37,14 @@ _DRIFT_INTERVAL = 5.0
 class Edge:
     """Keeps Envoy's files true. One instance a process; `run` until `stop` is set."""
 
-    def __init__(self, publisher: Publisher, source: Source) -> None:
+    def __init__(self, publisher: Publisher, source: Source, inputs: Inputs) -> None:
         """Takes over what the edge before it wrote, so that its start changes nothing."""
         self._publisher = publisher
         self._source = source
+        self._inputs = inputs
         self._log = get_logger()
+        self._metrics = EdgeMetrics()
+        self._metrics_address = ""
         self._pods: dict[PodEntry, Pod] = {}
         self._watchers: dict[PodEntry, asyncio.Task[None]] = {}
         self._has_pods = False
@@ -45,14 +53,20 @@ class Edge:
         self._changed = asyncio.Event()
         self._written = asyncio.Event()
         self._running: Running | None = None
-        self._error = ""
+        self._errors: dict[str, str] = {}
+        """What is wrong, by where it comes from: the pods' source, Envoy, a file."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set; raises what a task of it raised, which is a bug."""
         written = self._publisher.write_all(self._publisher.present_endpoints(), self._retries.num_retries)
         self._log.info("edge.started", source=self._source.title, written=written)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            tasks = [asyncio.create_task(self._follow_envoy(session)), asyncio.create_task(self._source.follow(session))]
+        self._take_input_errors()
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            serving(self._metrics, self._publisher.settings) as self._metrics_address,
+        ):
+            follow = [self._follow_envoy(session), self._source.follow(session), self._follow_inputs()]
+            tasks = [asyncio.create_task(one) for one in follow]
             try:
                 while not stop.is_set():
                     self._follow_source(session)
@@ -66,19 +80,45 @@ class Edge:
                 await _cancel([*tasks, *self._watchers.values()])
         self._log.info("edge.stopped")
 
+    async def _follow_inputs(self) -> None:
+        """Takes over what people change in settings, clients and Envoy's files; what Envoy would refuse is refused here, whole."""
+        while True:
+            await asyncio.sleep(_SOURCE_INTERVAL)
+            fresh = await asyncio.to_thread(self._inputs.look)
+            if fresh:
+                await self._take_over(fresh)
+            self._take_input_errors()
+
+    async def _take_over(self, fresh: list[Part[Any]]) -> None:
+        """Accepts new values if Envoy would, and writes what follows from them."""
+        wanted, names = self._inputs.wanted(), [part.path.name for part in fresh]
+        if any(part is not self._inputs.clients_part for part in fresh):  # whose every value was checked as it was read
+            try:
+                await asyncio.to_thread(self._publisher.check, wanted)
+            except InvalidConfigError as error:
+                blame(fresh, str(error))
+                return
+        for part in fresh:
+            part.accept()
+        self._publisher.adopt(self._inputs.wanted())
+        self._last = None
+        self._log.info("edge.taken_over", files=names)
+        self._write()
+        self._changed.set()
+
     def _follow_source(self, session: aiohttp.ClientSession) -> None:
         """Starts and ends a watcher per pod as the source has news. One that is missing or broken changes nothing."""
         try:
             entries = self._source.news()
         except ValueError as error:
             self._log.error("edge.pods_file_invalid", error=str(error))
-            self._set_error(str(error))
+            self._set_error("pods", str(error))
             return
         if entries is None:
             return
-        self._set_error("")
+        self._set_error("pods", "")
         self._has_pods = True
-        self._publisher.write_targets(entries)
+        self._publisher.write_targets(entries, self._metrics_address)
         known = self._publisher.present_endpoints()
         for entry in set(self._pods) - set(entries):
             del self._pods[entry]
@@ -101,15 +141,13 @@ class Edge:
             await asyncio.sleep(_STEADY_INTERVAL if (pod.state, answer) == ("ready", "ready") else _CHANGING_INTERVAL)
 
     def _write(self) -> None:
-        """Writes what follows from the pods as they are, if the source has named them."""
-        if not self._has_pods:
-            return
-        endpoints = endpoints_of(self._pods.values())
+        """Writes what follows from what people decided and from the pods as they are; before the source has named any, from those known."""
+        endpoints = endpoints_of(self._pods.values()) if self._has_pods else self._publisher.present_endpoints()
         num_retries = self._retries.decide(len(endpoints), time.monotonic())
         if (endpoints, num_retries) == self._last:
             return
         self._last = (endpoints, num_retries)
-        written = self._publisher.write_live(endpoints, num_retries)
+        written = self._publisher.write_all(endpoints, num_retries)
         if written:
             self._log.info("edge.written", pods=len(endpoints), num_retries=num_retries, **written)
             self._written.set()
@@ -136,19 +174,31 @@ class Edge:
             for name, count in running.refused.items():
                 if before and count > before.refused[name]:
                     self._log.error("edge.envoy_refused", resource=name, version=wanted[name])
-                    self._error = f"Envoy refused version {wanted[name]} of {name}"
+                    self._metrics.refused.labels(name).inc(count - before.refused[name])
+                    self._errors["envoy"] = f"Envoy refused version {wanted[name]} of {name}; see envoy.log"
             if running.versions == wanted:
                 self._log.info("edge.applied", **running.versions)
+                self._errors.pop("envoy", None)
         self._tell()
 
-    def _set_error(self, text: str) -> None:
-        if text != self._error:
-            self._error = text
-            self._tell()
+    def _take_input_errors(self) -> None:
+        """Tells of each file that became wrong, once."""
+        found = self._inputs.errors()
+        for path in {str(part.path) for part in self._inputs.parts}:
+            if found.get(path, "") != self._errors.get(path, ""):
+                if path in found:
+                    self._log.error("edge.file_refused", path=path, error=found[path])
+                self._metrics.tell_refused_file(path, is_refused=path in found)
+                self._set_error(path, found.get(path, ""))
+
+    def _set_error(self, source: str, text: str) -> None:
+        if text != self._errors.get(source, ""):
+            self._errors[source] = text
+            self._changed.set()
 
     def _tell(self) -> None:
-        """Writes `edge.json`, which `convoy status` reads."""
-        running = self._running
+        """Writes `edge.json`, which `convoy status` reads, and sets the metrics."""
+        running, clients = self._running, self._publisher.wanted.clients
         told: dict[str, Any] = {
             "updated_at": time.time(),
             "pods": [
@@ -156,10 +206,15 @@ class Edge:
                 for pod in self._pods.values()
             ],
             "num_retries": self._retries.num_retries,
+            "num_clients": len(clients.clients) if clients else None,
             "written": self._publisher.versions(),
             "envoy": {"runs": running.versions, "refused": running.refused} if running else None,
-            "error": self._error,
+            "inputs": {
+                str(part.path): {"sha256": part.sha256, "error": part.error} for part in self._inputs.parts if part.sha256 or part.error
+            },
+            "error": "; ".join(text for text in self._errors.values() if text),
         }
+        self._metrics.tell(told)
         write_json(self._publisher.state_dir / "edge.json", told)
 
 

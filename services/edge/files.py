@@ -32,18 +32,39 @@ EnvoyYamlLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, 
 
 @dataclass(frozen=True)
 class EnvoyFiles:
-    """The four files of `envoy/`: the bootstrap and three discovery responses."""
+    """The files of `envoy/`: the bootstrap, the discovery responses, and the program that looks keys up."""
 
     bootstrap: Json
     routes: Json
     clusters: Json
     endpoints: Json
+    keys: Json
+    limit_address: Json
+    limit_client: Json
+    keys_program: str
 
     @classmethod
     def load(cls, folder: Path = ENVOY_DIR) -> EnvoyFiles:
-        """Reads `envoy.yaml`, `routes.yaml`, `clusters.yaml` and `endpoints.yaml` of `folder`; raises `OSError`, `yaml.YAMLError`."""
-        names = {"bootstrap": "envoy", "routes": "routes", "clusters": "clusters", "endpoints": "endpoints"}
-        return cls(**{field: read_yaml(folder / f"{name}.yaml") for field, name in names.items()})
+        """Reads them all; raises `OSError`, `yaml.YAMLError`."""
+        return cls(**{field: read_file(folder / name) for field, name in FILE_NAMES.items()})  # type: ignore[arg-type] # see FILE_NAMES
+
+
+FILE_NAMES = {
+    "bootstrap": "envoy.yaml",
+    "routes": "routes.yaml",
+    "clusters": "clusters.yaml",
+    "endpoints": "endpoints.yaml",
+    "keys": "keys.yaml",
+    "limit_address": "limit_address.yaml",
+    "limit_client": "limit_client.yaml",
+    "keys_program": "lua/keys.lua",
+}
+"""Each field of `EnvoyFiles` and its file, below `envoy/`."""
+
+
+def read_file(path: Path) -> Json | str:
+    """One of these files: a mapping, or a program's text. Raises `OSError`, `yaml.YAMLError`."""
+    return read_yaml(path) if path.suffix == ".yaml" else path.read_text(encoding="utf-8")
 
 
 def read_yaml(path: Path) -> Json:

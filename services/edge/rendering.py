@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 _OTLP_HTTP_PORT = 4318
 
-RESOURCES = ("routes", "clusters", "endpoints")
-"""What Envoy re-reads while it runs; each lies in `<state>/xds/<name>.json`."""
+RESOURCES = ("limit_address", "limit_client", "keys", "clusters", "routes", "endpoints")
+"""What Envoy re-reads while it runs, in the order in which it is written; each lies in `<state>/xds/<name>.json`.
+
+A new class of limits is there before a client has it, a cluster before a route leads to it, and a second pod only when Envoy may retry.
+"""
 
 
 def resource_path(state_dir: Path, name: str) -> Path:
@@ -38,6 +41,7 @@ def bootstrap(files: EnvoyFiles, settings: EdgeSettings, envoy_dir: Path, state_
     listener = config["static_resources"]["listeners"][0]
     listener["address"]["socket_address"] = {"address": settings.host, "port_value": settings.port}
     _set_statistics(config, settings)
+    _set_max_connections(config, settings)
     manager = connection_manager(config)
     manager["rds"]["config_source"]["path_config_source"] = _watched(state_dir, "routes")
     sampler = manager["tracing"]["provider"]["typed_config"]["sampler"]["typed_config"]["wrapped_sampler"]
@@ -45,7 +49,9 @@ def bootstrap(files: EnvoyFiles, settings: EdgeSettings, envoy_dir: Path, state_
     if not settings.otel_exporter_otlp_endpoint:
         _trace_nothing(manager["tracing"])
     for http_filter in manager["http_filters"]:
-        options = http_filter["typed_config"]
+        if "config_discovery" in http_filter:
+            http_filter["config_discovery"]["config_source"]["path_config_source"] = _watched(state_dir, http_filter["name"])
+        options = http_filter.get("typed_config", {})
         if "max_request_bytes" in options:
             options["max_request_bytes"] = settings.max_body_bytes
         if "default_source_code" in options:
@@ -66,6 +72,9 @@ def routes(files: EnvoyFiles, settings: EdgeSettings, num_retries: int) -> Json:
     stream["retry_policy"]["per_try_timeout"] = seconds(settings.first_token_timeout_seconds)
     stream["retry_policy"]["num_retries"] = num_retries
     by_name["generation_json"]["route"]["timeout"] = seconds(settings.request_timeout_seconds)
+    for name in ("generation_stream", "generation_json"):
+        options = by_name[name]["metadata"]["filter_metadata"]["envoy.filters.http.lua"]
+        options["max_deadline_ms"] = round(settings.request_timeout_seconds * 1000)
     return response
 
 
@@ -75,6 +84,7 @@ def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json
     by_name = {cluster["name"]: cluster for cluster in response["resources"]}
     engine = by_name["engine"]
     engine["eds_cluster_config"]["eds_config"]["path_config_source"] = _watched(state_dir, "endpoints")
+    _set_breakers(engine, settings)
     admin = by_name["admin"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
     admin["endpoint"]["address"]["socket_address"]["port_value"] = settings.admin_port
     if settings.otel_exporter_otlp_endpoint:
@@ -82,6 +92,25 @@ def clusters(files: EnvoyFiles, settings: EdgeSettings, state_dir: Path) -> Json
         collector = by_name["collector"]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
         collector["endpoint"]["address"]["socket_address"] = {"address": address.hostname, "port_value": address.port or _OTLP_HTTP_PORT}
     return response
+
+
+def _set_breakers(engine: Json, settings: EdgeSettings) -> None:
+    """How much the pool takes, and when a pod of it is left out."""
+    breakers = engine["circuit_breakers"]
+    most = settings.max_requests
+    breakers["thresholds"][0] |= {"max_connections": most, "max_requests": most, "max_retries": most}
+    breakers["thresholds"][0]["max_pending_requests"] = settings.max_pending_requests
+    breakers["per_host_thresholds"][0]["max_connections"] = settings.max_pod_connections
+    ejection = engine["outlier_detection"]
+    ejection |= dict.fromkeys(("consecutive_gateway_failure", "consecutive_5xx"), settings.eject_after_errors)
+    ejection["base_ejection_time"] = seconds(settings.ejection_seconds)
+    ejection["max_ejection_time"] = seconds(max(300, settings.ejection_seconds))
+
+
+def _set_max_connections(config: Json, settings: EdgeSettings) -> None:
+    for monitor in config["overload_manager"]["resource_monitors"]:
+        if "max_active_downstream_connections" in monitor["typed_config"]:
+            monitor["typed_config"]["max_active_downstream_connections"] = settings.max_connections
 
 
 def _set_statistics(config: Json, settings: EdgeSettings) -> None:
@@ -116,14 +145,25 @@ def targets(addresses: Mapping[str, str]) -> list[Json]:
     return [{"targets": [address], "labels": {"instance": name}} for name, address in sorted(addresses.items())]
 
 
-def static(config: Json, routes: Json, clusters: Json, endpoints: Json) -> Json:
-    """All files as one bootstrap without discovery: what `envoy --mode validate` can judge as a whole."""
+def static(config: Json, responses: Mapping[str, Json], script: str) -> Json:
+    """All files as one bootstrap without discovery: what `envoy --mode validate` can judge as a whole.
+
+    `responses`: each of RESOURCES. `script`: what the filter `keys` runs, which need not be written yet.
+    """
     whole = deepcopy(config)
     del whole["dynamic_resources"]
     manager = connection_manager(whole)
     del manager["rds"]
-    manager["route_config"] = _without_type(routes["resources"][0])
-    whole["static_resources"]["clusters"] = [_static_cluster(cluster, endpoints) for cluster in clusters["resources"]]
+    manager["route_config"] = _without_type(responses["routes"]["resources"][0])
+    for http_filter in manager["http_filters"]:
+        if http_filter.pop("config_discovery", None):
+            http_filter["typed_config"] = deepcopy(responses[http_filter["name"]]["resources"][0]["typed_config"])
+        source = http_filter["typed_config"].get("default_source_code", {})
+        if http_filter["name"] == "keys":
+            del source["filename"]
+            source["inline_string"] = script
+    clusters = responses["clusters"]["resources"]
+    whole["static_resources"]["clusters"] = [_static_cluster(cluster, responses["endpoints"]) for cluster in clusters]
     return whole
 
 

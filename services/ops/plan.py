@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from services.ops.ports import check_port, free_port
 from services.ops.processes import MARKER
 from services.ops.state import ROOT, OpsError, StateDir
-from services.settings import EdgeSettings, OpsSettings, RunnerSettings, load, read_env_file
+from services.settings import EdgeSettings, OpsSettings, RunnerSettings, load, read_env_file, told_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,10 +34,12 @@ class Plan:
 
 def read_plan(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> Plan:
     """Reads `.env` under the process environment and validates every setting; raises `SettingsError`."""
-    env = merge(os.environ if environ is None else environ, read_env_file(root / ".env"))
+    shell = os.environ if environ is None else environ
+    env = merge(shell, read_env_file(root / ".env"))
     runner, edge, ops = load(RunnerSettings, env), load(EdgeSettings, env), load(OpsSettings, env)
     state = StateDir((root / Path(edge.state_dir).expanduser()).resolve())
     env |= {"STATE_DIR": str(state.path), "POD_LOG_DIR": str(state.logs), "PYTHONUNBUFFERED": "1", MARKER: str(state.path)}
+    env |= told_about(root / ".env", shell)
     return Plan(state, runner, edge, ops, env)
 
 

@@ -7,6 +7,18 @@ It may be imported by every service and imports none of them.
 from services.settings.common import CommonSettings
 from services.settings.declared import EngineSettings, OpsSettings, RunnerSettings
 from services.settings.edge import EdgeSettings
-from services.settings.reader import SettingsError, load, read_env_file
+from services.settings.reader import SettingsError, env_file_of, load, load_again, read_env_file, told_about
 
-__all__ = ["CommonSettings", "EdgeSettings", "EngineSettings", "OpsSettings", "RunnerSettings", "SettingsError", "load", "read_env_file"]
+__all__ = [
+    "CommonSettings",
+    "EdgeSettings",
+    "EngineSettings",
+    "OpsSettings",
+    "RunnerSettings",
+    "SettingsError",
+    "env_file_of",
+    "load",
+    "load_again",
+    "read_env_file",
+    "told_about",
+]

@@ -31,6 +31,9 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
             "nothing else; empty: Prometheus reads the admin port.",
         ),
     ] = ""
+    edge_port: Annotated[
+        Port, Meta(description="Port of the edge's own metrics, on loopback (with STATS_ADDRESS: on HOST); 0 takes a free one.")
+    ] = 0
     clients_file: Annotated[
         str,
         Meta(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
@@ -14,7 +15,6 @@ from services.settings.common import START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 S = TypeVar("S", bound=common.CommonSettings)
 
@@ -23,6 +23,10 @@ _NEAR = 0.88
 _MAKE_ONLY = {"DETACH"}
 # OpenTelemetry's own variables, many and alike, which its SDK reads beside ours.
 _NOT_OURS = "OTEL_"
+
+
+# How `convoy up` tells a process which settings may change below it: those of this file, except the ones that the shell gave.
+_ENV_FILE, _FROM_SHELL = "CONVOY_ENV_FILE", "CONVOY_SETTINGS_OF_THE_SHELL"
 
 
 class SettingsError(ValueError):
@@ -57,6 +61,40 @@ def read_env_file(path: Path) -> dict[str, str]:
         if name not in known_names():
             raise SettingsError(f"{path.name}: {name} is not a setting of Convoy{_nearest(name)}; see .env.example")
     return values
+
+
+def told_about(env_file: Path, shell: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which a child process can follow changes of `env_file`; `shell` is what goes before it."""
+    return {_ENV_FILE: str(env_file), _FROM_SHELL: ",".join(sorted(name for name in known_names() if shell.get(name, "").strip()))}
+
+
+def env_file_of(env: Mapping[str, str] | None = None) -> Path | None:
+    """The `.env` whose changes this process shall follow, if it was told of one."""
+    path = (os.environ if env is None else env).get(_ENV_FILE)
+    return Path(path) if path else None
+
+
+def load_again(cls: type[S], env_file: Path, env: Mapping[str, str] | None = None) -> S:
+    """The settings as `env_file` has them now: what can change while the process runs from there, all else as at its start.
+
+    Raises `SettingsError` that names file and line.
+    """
+    env = os.environ if env is None else env
+    fixed = set(env.get(_FROM_SHELL, "").split(","))
+    changeable = {field.name.upper() for field in msgspec.structs.fields(cls) if applies_of(field) != START["applies"]} - fixed
+    try:
+        values = read_env_file(env_file)
+        kept = {name: value for name, value in env.items() if name not in changeable}
+        return load(cls, kept | {name: value for name, value in values.items() if name in changeable})
+    except SettingsError as error:
+        raise SettingsError(f"{env_file.name}:{_line_of(str(error), env_file)}: {error}") from error
+
+
+def _line_of(message: str, env_file: Path) -> int:
+    """The line of the setting that a message names."""
+    lines = env_file.read_text(encoding="utf-8", errors="replace").splitlines() if env_file.is_file() else []
+    named = set(re.findall(r"[A-Z][A-Z0-9_]+", message))
+    return next((n for n, line in enumerate(lines, 1) if line.removeprefix("export ").partition("=")[0].strip() in named), 1)
 
 
 def known_names() -> frozenset[str]:
@@ -130,4 +168,15 @@ def _strip(kind: Any) -> Any:
     return _strip(kind.__origin__) if hasattr(kind, "__metadata__") else kind
 
 
-__all__ = ["SettingsError", "allowed_of", "applies_of", "help_of", "known_names", "load", "read_env_file"]
+__all__ = [
+    "SettingsError",
+    "allowed_of",
+    "applies_of",
+    "env_file_of",
+    "help_of",
+    "known_names",
+    "load",
+    "load_again",
+    "read_env_file",
+    "told_about",
+]

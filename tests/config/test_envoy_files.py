@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.edge import rendering
+from services.clients.declared import Client, ClientsFile, Limits
+from services.edge import clients, rendering
 from services.edge.__main__ import main
 from services.edge.files import ENVOY_DIR, EnvoyFiles
 from services.edge.pods import Endpoint
@@ -30,6 +31,8 @@ EDGE_CODES = {
     "headers_too_large": (431, "invalid_request_error"),
     "not_implemented": (501, "invalid_request_error"),
     "forbidden": (403, "invalid_request_error"),
+    "invalid_api_key": (401, "invalid_request_error"),
+    "rate_limit_exceeded": (429, "rate_limit_error"),
 }
 
 
@@ -62,23 +65,42 @@ def test_rendering_validates_as_a_whole(num_pods: int, tmp_path: Path) -> None:
     settings = EdgeSettings(admin_port=9901)
     pods = [Endpoint(f"engine-{port}", "127.0.0.1", port, "HEALTHY", f"engine-{port}") for port in range(1, num_pods + 1)]
     bootstrap = rendering.bootstrap(FILES, settings, ENVOY_DIR, tmp_path)
-    routes = rendering.routes(FILES, settings, 0 if num_pods == 1 else 1)
-    clusters = rendering.clusters(FILES, settings, tmp_path)
-    validate(rendering.static(bootstrap, routes, clusters, rendering.endpoints(FILES, pods)))
+    responses = _responses(tmp_path) | {
+        "routes": rendering.routes(FILES, settings, 0 if num_pods == 1 else 1),
+        "endpoints": rendering.endpoints(FILES, pods),
+    }
+    validate(rendering.static(bootstrap, responses, FILES.keys_program))
 
 
-@pytest.mark.parametrize("part", ["routes", "clusters", "endpoints"])
+def _responses(state_dir: Path) -> dict[str, Any]:
+    settings = EdgeSettings(admin_port=9901)
+    known = ClientsFile((Client(name="alice", keys=("0" * 64,)),), {"batch": Limits(60, 5)})
+    return {
+        "routes": rendering.routes(FILES, settings, 1),
+        "clusters": rendering.clusters(FILES, settings, state_dir),
+        "endpoints": rendering.endpoints(FILES, []),
+        "keys": clients.keys(FILES, state_dir / "keys.lua"),
+        "limit_client": clients.limit_client(FILES, known),
+        "limit_address": clients.limit_address(FILES, known, settings),
+    }
+
+
+@pytest.mark.parametrize("part", rendering.RESOURCES)
 def test_validation_sees_a_mistake_in_each_file(part: str, tmp_path: Path) -> None:
     """A field that does not exist is found in whichever file it stands, and Envoy's reason names it."""
-    settings = EdgeSettings(admin_port=9901)
-    parts = {
-        "routes": rendering.routes(FILES, settings, 1),
-        "clusters": rendering.clusters(FILES, settings, tmp_path),
-        "endpoints": rendering.endpoints(FILES, []),
-    }
-    parts[part]["resources"][0]["no_such_field"] = 1
+    responses = _responses(tmp_path)
+    resource = responses[part]["resources"][0]
+    resource.get("typed_config", resource)["no_such_field"] = 1
+    bootstrap = rendering.bootstrap(FILES, EdgeSettings(admin_port=9901), ENVOY_DIR, tmp_path)
     with pytest.raises(InvalidConfigError, match="no_such_field"):
-        validate(rendering.static(rendering.bootstrap(FILES, settings, ENVOY_DIR, tmp_path), **parts))
+        validate(rendering.static(bootstrap, responses, FILES.keys_program))
+
+
+def test_validation_sees_a_mistake_in_the_keys_program(tmp_path: Path) -> None:
+    """A program that does not parse is refused before Envoy runs it."""
+    bootstrap = rendering.bootstrap(FILES, EdgeSettings(admin_port=9901), ENVOY_DIR, tmp_path)
+    with pytest.raises(InvalidConfigError, match="script load error"):
+        validate(rendering.static(bootstrap, _responses(tmp_path), FILES.keys_program + "\nend"))
 
 
 def test_validate_command_agrees(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +123,8 @@ def test_mapper_agrees_with_the_error_tree(number: int) -> None:
     headers = {item["header"]["key"]: item["header"]["value"] for item in mapper["headers_to_add"]}
     assert headers["x-convoy-pod"] == "edge"
     assert "x-convoy-attempts" in headers
-    assert ("retry-after" in headers) == (status in {429, 503})
+    # A limiter says itself when to come back.
+    assert ("retry-after" in headers) == (status in {429, 503} and error["code"] != "rate_limit_exceeded")
 
 
 def test_both_retry_policies_are_the_same() -> None:

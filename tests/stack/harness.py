@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -65,6 +66,26 @@ class RunningEdge:
         fresh.write_text(json.dumps({"pods": list(entries)}))
         fresh.replace(self.state_dir / "pods.json")
 
+    @property
+    def clients_file(self) -> Path:
+        """Where this edge looks for clients."""
+        return Path(self.env["CLIENTS_FILE"])
+
+    def write_clients(self, text: str) -> None:
+        """Replaces the clients file by rename."""
+        fresh = self.clients_file.with_name(".clients.new")
+        fresh.write_text(text)
+        fresh.replace(self.clients_file)
+
+    async def until_applied(self, path: Path) -> None:
+        """Waits until the edge has taken a file over as it lies, and Envoy runs what follows from it."""
+        wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+
+        async def applied() -> bool:
+            return self.is_agreed and self.status.get("inputs", {}).get(str(path), {}).get("sha256") == wanted
+
+        await until(applied, lambda: f"{path} in force; edge says {self.status}; logs: {self.logs()}")
+
     async def stats(self, pattern: str) -> dict[str, Any]:
         """Envoy's stats whose names match a regular expression."""
         params = {"filter": pattern, "format": "json"}
@@ -124,20 +145,23 @@ async def running_edge(
     pods: Sequence[StubPod | Mapping[str, Any]] = (),
     *,
     edit: Mapping[str, Mapping[str, str]] | None = None,
+    clients: str = "",
     **settings: object,
 ) -> AsyncIterator[RunningEdge]:
     """Envoy and edge in front of `pods` (stand-ins, or entries of a pods file), begun when every ready stand-in is in use.
 
-    `settings` are environment variables by their lower-case names; `edit` changes a copy of Envoy's files: file -> old text -> new text.
+    `clients` is the text of the clients file; there is none without. `settings` are environment variables by their lower-case names; `edit` changes a copy of Envoy's files: file -> old text -> new text.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="convoy-", dir="/tmp"))
     port, admin_port = free_ports(2)
-    values = {"port": port, "admin_port": admin_port, "state_dir": state_dir, **settings}
+    values = {"port": port, "admin_port": admin_port, "state_dir": state_dir, "clients_file": state_dir / "clients.yaml", **settings}
     env = {**os.environ, **{name.upper(): str(value) for name, value in values.items()}}
     envoy_dir = _edited_copy(state_dir, edit) if edit else ROOT / "envoy"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         edge = RunningEdge(port, admin_port, state_dir, env, envoy_dir, session)
         try:
+            if clients:
+                edge.write_clients(clients)
             edge.write_pods([pod.entry() if isinstance(pod, StubPod) else pod for pod in pods])
             await run_edge_command(edge, "render")
             await edge.start_envoy()

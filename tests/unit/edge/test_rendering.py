@@ -12,6 +12,7 @@ from services import pods_file
 from services.edge import rendering
 from services.edge.__main__ import main
 from services.edge.files import ENVOY_DIR, EnvoyFiles, publish, read_json, read_yaml
+from services.edge.inputs import Wanted
 from services.edge.pods import Endpoint
 from services.edge.publishing import Publisher
 from services.settings import EdgeSettings
@@ -33,6 +34,10 @@ SETTINGS = EdgeSettings(
     stall_timeout_seconds=61,
     request_timeout_seconds=601,
 )
+
+
+def _publisher(settings: EdgeSettings) -> Publisher:
+    return Publisher(Wanted(settings, FILES), ENVOY_DIR)
 
 
 def _text(data: Json) -> str:
@@ -108,11 +113,11 @@ def test_publisher_writes_only_what_changed(tmp_path: Path) -> None:
     """A second edge with the same settings and pods writes nothing; a new pod changes only the endpoints."""
     pods = [Endpoint("engine-1", "127.0.0.1", 1, "HEALTHY", "engine-1")]
     settings = EdgeSettings(state_dir=str(tmp_path), admin_port=1)
-    assert Publisher(settings, ENVOY_DIR).write_all(pods, 1) == {"routes": 1, "clusters": 1, "endpoints": 1}
-    again = Publisher(settings, ENVOY_DIR)
+    assert _publisher(settings).write_all(pods, 1) == dict.fromkeys(rendering.RESOURCES, 1)
+    again = _publisher(settings)
     assert again.write_all(again.present_endpoints(), again.present_retries()) == {}
-    assert again.write_live([*pods, Endpoint("engine-2", "127.0.0.1", 2, "HEALTHY", "engine-2")], 1) == {"endpoints": 2}
-    assert again.write_live(again.present_endpoints(), 0) == {"routes": 2}
+    assert again.write_all([*pods, Endpoint("engine-2", "127.0.0.1", 2, "HEALTHY", "engine-2")], 1) == {"endpoints": 2}
+    assert again.write_all(again.present_endpoints(), 0) == {"routes": 2}
     assert again.present_retries() == 0
 
 
@@ -146,7 +151,7 @@ def test_render_keeps_only_listed_pods(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("STATE_DIR", str(tmp_path))
     monkeypatch.setenv("ADMIN_PORT", "9123")
     pods = [Endpoint(f"engine-{port}", "127.0.0.1", port, "HEALTHY", f"engine-{port}") for port in (1, 2)]
-    publisher = Publisher(EdgeSettings(state_dir=str(tmp_path), admin_port=9123), ENVOY_DIR)
+    publisher = _publisher(EdgeSettings(state_dir=str(tmp_path), admin_port=9123))
     publisher.write_all(pods, 1)
     (tmp_path / "pods.json").write_text('{"pods": [{"name": "engine-2", "host": "127.0.0.1", "port": 2}]}')
     assert main(["render"]) == 0
@@ -159,5 +164,5 @@ def test_statistics_are_there_only_for_a_prometheus_elsewhere(tmp_path: Path) ->
     settings = msgspec.structs.replace(SETTINGS, stats_address="envoy:9902", state_dir=str(tmp_path))
     second = rendering.bootstrap(FILES, settings, ENVOY_DIR, tmp_path)["static_resources"]["listeners"][1]
     assert second["address"]["socket_address"] == {"address": SETTINGS.host, "port_value": 9902}
-    Publisher(settings, ENVOY_DIR).write_targets([])
+    _publisher(settings).write_targets([])
     assert '"envoy:9902"' in (tmp_path / "prometheus" / "targets" / "envoy.json").read_text()
