@@ -129,12 +129,12 @@ async def test_a_live_setting_is_in_force_within_a_second(pods: list[StubPod], t
     pods[0].behaviour = pods[1].behaviour = "hang"
     async with running_edge(pods, convoy_env_file=env_file, convoy_settings_of_the_shell="PORT") as edge:
         await edge.until_applied(env_file)
-        hanging = asyncio.create_task(_status(edge))
-        await until(lambda: _has_seen(pods), "the request at a pod")
         begun = time.monotonic()
         _replace(env_file, "MAX_REQUESTS=1\n")
         await edge.until_applied(env_file)
         assert time.monotonic() - begun < PROMISED_SECONDS * MARGIN
+        hanging = asyncio.create_task(_status(edge))
+        await until(lambda: _has_seen(pods), "the request at a pod")
         assert await _status(edge) == 429
         _replace(env_file, "# mine\nMAX_REQUESTS=0\n")
         await _until_error(edge, ".env:2: MAX_REQUESTS=0: must be a whole number from 1 to 1000000")

@@ -163,9 +163,9 @@ async def test_a_flood_costs_another_client_nothing(edge: RunningEdge) -> None:
 async def test_an_address_is_limited_before_its_key_is_looked_at() -> None:
     """Guessing keys ends after ADDRESS_BURST requests, with a 429 that names this limit; a good key does not help."""
     pod = await StubPod("engine-1").start()
-    settings = {"address_requests_per_second": 1, "address_burst": 5}
+    known = clients_file({"alice": ""})
     try:
-        async with running_edge([pod], clients=clients_file({"alice": ""}), **settings) as edge:
+        async with running_edge([pod], clients=known, address_requests_per_second=1, address_burst=5) as edge:
             statuses = [(await _ask(edge, {"authorization": "Bearer guess"}))[0] for _ in range(5)]
             assert statuses == [401] * 5
             status, told = await _ask(edge, bearer("alice"))
