@@ -125,7 +125,9 @@ def chat(
 
     given = {"max_tokens": max_tokens, "temperature": temperature, "model": model}
     options = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system)))
+    # From the environment, never from an option: what stands on a command line is seen by everybody on the machine.
+    key = read_plan().ops.convoy_api_key
+    raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system, key)))
 
 
 @app.command()
