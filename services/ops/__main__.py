@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.ops import keys
 from services.ops.plan import read_plan
 from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serves large language models behind an OpenAI-compatible API. Settings come from the environment and .env (see .env.example).",
 )
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

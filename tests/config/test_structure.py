@@ -25,6 +25,7 @@ ALLOWED = {
     "telemetry": set[str](),
     "clients": set[str](),
     "settings": set[str](),
+    "clients": set[str](),
 }
 
 
