@@ -23,7 +23,6 @@ ALLOWED = {
     "openai": set[str](),
     "store": {"settings"},
     "telemetry": set[str](),
-    "clients": set[str](),
     "settings": set[str](),
     "clients": set[str](),
 }
