@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 
 from services.ops import probe, processes, supervisor_client
 from services.ops.state import OpsError
@@ -59,10 +60,17 @@ def restart(plan: Plan, name: str) -> None:
 def _replace(state: StateDir, run: Run) -> EnvoyRecord:
     before = state.envoy()
     try:
+        parent = supervisor_client.programs(state.socket)["envoy"].pid
         supervisor_client.send_signal(state.socket, "envoy", "HUP")
     except supervisor_client.SupervisorUnreachableError as error:
         raise OpsError(f"Envoy does not run ({error}); see `convoy status`") from error
-    _until(lambda: state.envoy().answered > before.answered, state)
+
+    def is_answered() -> bool:
+        if not psutil.pid_exists(parent):
+            raise OpsError(f"Envoy was not replaced: its parent ended meanwhile (log: {state.logs / 'envoy.log'}); see `convoy status`")
+        return state.envoy().answered > before.answered
+
+    _until(is_answered, state)
     envoy = state.envoy()
     if envoy.refusal:
         raise OpsError(f"Envoy was not replaced, the one before serves on: {envoy.refusal} (log: {state.logs / 'envoy.log'})")

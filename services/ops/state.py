@@ -98,9 +98,9 @@ class StateDir:
     def base_id(self) -> int:
         """Envoy's `--base-id`, one per state folder, so that two clones on one machine never share memory.
 
-        Envoy multiplies it by ten in 32 bits, hence 28 bits.
+        Envoy multiplies it by ten in 32 bits, and names its sockets by that as a signed number, hence 27 bits.
         """
-        return int(_digest(self.path)[:7], 16) or 1
+        return int(_digest(self.path)[:7], 16) >> 1 or 1
 
     def run(self) -> Run | None:
         """The run that was started here last, or None after `down`."""
