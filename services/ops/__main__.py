@@ -64,6 +64,14 @@ def down() -> None:
 
 
 @app.command()
+def restart(name: Annotated[str, typer.Argument(help="envoy.")]) -> None:
+    """Replace a part by a new process that reads its files anew: no connection is refused, streams that run go on."""
+    from services.ops.restart import restart as run  # noqa: PLC0415
+
+    run(read_plan(), name)
+
+
+@app.command()
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - typer
 ) -> None:
