@@ -26,7 +26,7 @@ from tests.running import DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LEFT_BEHIND = {"envoy.yaml", "logs", "prometheus", "xds"}
+LEFT_BEHIND = {"clients.yaml", "envoy.yaml", "keys", "logs", "prometheus", "xds"}
 """What `down` leaves in the state folder: logs, what Envoy last ran with, and what Prometheus keeps."""
 
 
