@@ -180,3 +180,13 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+@pytest.mark.parametrize(
+    "path", ["/quitquitquit", "/config_dumps", "/logging?level=trace", "/drain_listeners", "/healthcheck/fail", "/reset_counters", "/", "/help"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_admin_interface_lets_only_reads_through(edge: RunningEdge, method: str, path: str) -> None:
+    """Whoever reaches it, on loopback, can change nothing."""
+    async with edge.session.request(method, f"http://127.0.0.1:{edge.admin_port}{path}") as response:
+        assert response.status == 403
