@@ -31,7 +31,7 @@ async def pod() -> AsyncIterator[StubPod]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def edge() -> AsyncIterator[RunningEdge]:
     """An edge that passes on three requests at a time and began without a pod."""
-    async with running_edge([], edit={"clusters.yaml": {"max_requests: 16384": "max_requests: 3"}}) as started:
+    async with running_edge([], max_requests=3) as started:
         yield started
 
 
@@ -82,4 +82,4 @@ async def test_overflow_of_the_edge_is_a_429(edge: RunningEdge, pod: StubPod) ->
 async def test_edge_json_is_never_a_half(edge: RunningEdge) -> None:
     """What the edge says of itself can be read at any time and has what `convoy status` shows."""
     told = json.loads((edge.state_dir / "edge.json").read_text())
-    assert set(told) == {"updated_at", "pods", "num_retries", "written", "envoy", "error"}
+    assert set(told) == {"updated_at", "pods", "num_retries", "num_clients", "written", "envoy", "inputs", "error"}

@@ -156,6 +156,7 @@ async def test_routes_change_live_and_a_bad_file_is_refused_whole(pods: list[Stu
             "- max_connections: 4096", "- max_connections: 1"
         )
         line = next(number for number, text in enumerate(bad.splitlines(), 1) if "conect_timeout" in text)
+        await edge.until_applied(folder / "routes.yaml")
         before = edge.status["written"]
         _replace(folder / "clusters.yaml", bad)
         await _until_error(edge, f"clusters.yaml: line {line}: ")
