@@ -31,7 +31,7 @@ async def pod() -> AsyncIterator[StubPod]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def edge() -> AsyncIterator[RunningEdge]:
     """An edge that passes on three requests at a time and began without a pod."""
-    async with running_edge([], edit={"clusters.yaml": {"max_requests: 16384": "max_requests: 3"}}) as started:
+    async with running_edge([], max_requests=3) as started:
         yield started
 
 
