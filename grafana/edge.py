@@ -193,10 +193,46 @@ def _connections() -> Section:
     )
 
 
+def _order() -> Section:
+    files = Panel(
+        "Is what people decided in force?",
+        "1 for a file that is refused (`convoy reload` says why), and while Envoy does not run what the edge has written. Healthy is 0.",
+        "none",
+        _EJECTED,
+        decimals=0,
+    )
+    limits = Panel(
+        "Who asks too often?",
+        "Answers 429 a second by the limit that was reached: of a client, or of an address. `convoy edge` has the classes.",
+        "reqps",
+        _NEVER,
+    )
+    limited = "envoy_http_local_rate_limit_rate_limited"
+    return Section(
+        "Files and limits",
+        7,
+        (
+            lines(
+                files,
+                Query('convoy_edge_file_refused{job="edge"}', "{{file}}"),
+                Query('1 - convoy_edge_agreed{job="edge"}', "Envoy runs something else"),
+                colors={"Envoy runs something else": "red"},
+            ),
+            lines(
+                limits,
+                *[
+                    Query(_rate(limited, f'job="envoy", envoy_local_http_ratelimit_prefix="limit_{who}"'), f"limit of {title}")
+                    for who, title in (("client", "a client"), ("address", "an address"))
+                ],
+            ),
+        ),
+    )
+
+
 def _share(active: str, remaining: str) -> str:
     return f"{_value(active)} / clamp_min({_value(active)} + {_value(remaining)}, 1)"
 
 
 def make() -> Board:
     """The dashboard."""
-    return Board("edge", "Convoy · Edge", "What does Envoy do?", (_now(), _clients(), _upstream(), _connections()))
+    return Board("edge", "Convoy · Edge", "What does Envoy do?", (_now(), _clients(), _upstream(), _connections(), _order()))

@@ -11,11 +11,14 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from services.telemetry.genai import HISTOGRAMS  # noqa: E402 - found only with the checkout on the path
+from services.telemetry.edge_metrics import EdgeMetrics  # noqa: E402 - found only with the checkout on the path
+from services.telemetry.genai import HISTOGRAMS  # noqa: E402 - likewise
 from services.telemetry.metrics import SECONDS_BUCKETS, TOKENS_BUCKETS, Metrics  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from prometheus_client import CollectorRegistry
 
 _UNITS = {"seconds": "seconds", "bytes": "bytes", "tokens": "tokens", "ratio": "0 to 1", "second": "per second", "hour": "per hour"}
 
@@ -39,6 +42,12 @@ Histograms in seconds by operation, model and `error.type`, with exemplars: a po
 `service_name` and `service_instance_id` say which pod. For rates and quantiles take `llm_*`, which are scraped and miss nothing.
 
 """
+_EDGE = """
+## The edge (scraped, job `edge`)
+
+What the edge has taken over of settings, clients file and Envoy's files, and whether Envoy runs it. `convoy edge` shows the same.
+
+"""
 _SPANS = """
 ## Span metrics (made by the collector)
 
@@ -50,6 +59,8 @@ and the service map.
 
 Envoy's own names: `envoy_http_downstream_*` for clients (`envoy_http_conn_manager_prefix="clients"`), `envoy_cluster_*` for the pods
 (`envoy_cluster_name="engine"`): `upstream_rq_retry*`, `outlier_detection_*`, `circuit_breakers_*`, `upstream_rq_time`.
+`envoy_http_local_rate_limit_rate_limited` counts answers 429 of the edge's limits, by `envoy_local_http_ratelimit_prefix`:
+`limit_client` or `limit_address`.
 
 ## Recording rules
 
@@ -63,7 +74,9 @@ def text() -> str:
     return "".join(
         [
             head,
-            _table(["name", "kind", "unit", "labels", "meaning"], _pod_rows()),
+            _table(["name", "kind", "unit", "labels", "meaning"], _rows(Metrics("model").registry)),
+            _EDGE,
+            _table(["name", "kind", "unit", "labels", "meaning"], _rows(EdgeMetrics().registry)),
             _GENAI,
             _table(["name", "in Prometheus", "meaning"], genai),
             _SPANS,
@@ -72,9 +85,8 @@ def text() -> str:
     )
 
 
-def _pod_rows() -> list[list[str]]:
-    metrics = Metrics("model")
-    collectors = dict.fromkeys(metrics.registry._collector_to_names)  # noqa: SLF001 - the only list of them in the order of declaration
+def _rows(registry: CollectorRegistry) -> list[list[str]]:
+    collectors = dict.fromkeys(registry._collector_to_names)  # noqa: SLF001 - the only list of them in the order of declaration
     rows = []
     for collector in collectors:
         for family in collector.collect():

@@ -14,6 +14,7 @@ from services.edge.files import write_json
 from services.edge.inputs import blame
 from services.edge.pods import Pod, RetryRule, endpoints_of, known_state
 from services.edge.validation import InvalidConfigError
+from services.settings.reader import changeable
 from services.telemetry.edge_metrics import EdgeMetrics
 from services.telemetry.logging import get_logger
 
@@ -53,6 +54,7 @@ class Edge:
         self._changed = asyncio.Event()
         self._written = asyncio.Event()
         self._running: Running | None = None
+        self._judged: list[str] = []
         self._errors: dict[str, str] = {}
         """What is wrong, by where it comes from: the pods' source, Envoy, a file."""
 
@@ -183,7 +185,10 @@ class Edge:
 
     def _take_input_errors(self) -> None:
         """Tells of each file that became wrong, once."""
-        found = self._inputs.errors()
+        found, judged = self._inputs.errors(), [part.judged for part in self._inputs.parts]
+        if judged != self._judged:
+            self._judged = judged
+            self._changed.set()
         for path in {str(part.path) for part in self._inputs.parts}:
             if found.get(path, "") != self._errors.get(path, ""):
                 if path in found:
@@ -210,8 +215,12 @@ class Edge:
             "written": self._publisher.versions(),
             "envoy": {"runs": running.versions, "refused": running.refused} if running else None,
             "inputs": {
-                str(part.path): {"sha256": part.sha256, "error": part.error} for part in self._inputs.parts if part.sha256 or part.error
+                str(part.path): {"sha256": part.sha256, "judged": part.judged, "error": part.error}
+                for part in self._inputs.parts
+                if part.sha256 or part.error
             },
+            "settings": changeable(self._publisher.settings),
+            "errors": [text for text in self._errors.values() if text],
             "error": "; ".join(text for text in self._errors.values() if text),
         }
         self._metrics.tell(told)

@@ -50,6 +50,8 @@ class Part(Generic[T]):
         self.error = ""
         self.sha256 = ""
         """Of the bytes whose value counts."""
+        self.judged = ""
+        """Likewise of the bytes that were last found good or bad: what is told is about them."""
         self._read = read
         self._seen: object = ()
         self._fresh: tuple[T, str] | None = None
@@ -60,11 +62,13 @@ class Part(Generic[T]):
         if seen == self._seen:
             return False
         self._seen = seen
+        digest = ""
         try:
-            content = self.path.read_bytes() if seen else b""
-            self._fresh = (self._read(self.path), hashlib.sha256(content).hexdigest() if seen else "")
+            digest = hashlib.sha256(self.path.read_bytes()).hexdigest() if seen else ""
+            self._fresh = (self._read(self.path), digest)
         except (OSError, ValueError, yaml.YAMLError) as error:
             self._fresh = None
+            self.judged = digest
             self.error = in_words(error, self.path)
             return False
         return True
@@ -82,12 +86,13 @@ class Part(Generic[T]):
         """The value that waits counts from now on."""
         if self._fresh:
             (self.value, self.sha256), self.error = self._fresh, ""
-            self._fresh = None
+            self.judged, self._fresh = self.sha256, None
 
     def refuse(self, reason: str) -> None:
         """The value that waits is dropped."""
         if self._fresh:
-            self._fresh, self.error = None, f"{self.path.name}: {reason}"
+            self.judged, self._fresh = self._fresh[1], None
+            self.error = f"{self.path.name}: {reason}"
 
 
 class Inputs:

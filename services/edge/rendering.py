@@ -98,7 +98,9 @@ def _set_breakers(engine: Json, settings: EdgeSettings) -> None:
     """How much the pool takes, and when a pod of it is left out."""
     breakers = engine["circuit_breakers"]
     most = settings.max_requests
-    breakers["thresholds"][0] |= {"max_connections": most, "max_requests": most, "max_retries": most}
+    breakers["thresholds"][0] |= {"max_requests": most, "max_retries": most}
+    # Above the requests: with as many, one request too many would wait for a connection and not be refused.
+    breakers["thresholds"][0]["max_connections"] = most + settings.max_pending_requests
     breakers["thresholds"][0]["max_pending_requests"] = settings.max_pending_requests
     breakers["per_host_thresholds"][0]["max_connections"] = settings.max_pod_connections
     ejection = engine["outlier_detection"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.ops import keys
-from services.ops.plan import read_plan
+from services.ops.plan import find_state, read_plan
 from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
 from services.version import version
@@ -60,7 +60,7 @@ def down() -> None:
     """Stop everything: running requests finish, logs stay."""
     from services.ops.up import down as run  # noqa: PLC0415
 
-    run(read_plan().state)
+    run(find_state())
 
 
 @app.command()
@@ -69,6 +69,28 @@ def restart(name: Annotated[str, typer.Argument(help="envoy.")]) -> None:
     from services.ops.restart import restart as run  # noqa: PLC0415
 
     run(read_plan(), name)
+
+
+@app.command()
+def reload() -> None:
+    """Show which changes of settings and files are in force, and which wait for what. The edge takes them over by itself.
+
+    Exit code 0: all is in force, or waits for the command that is shown; 1: something is refused; 3: nothing runs.
+    """
+    from services.ops.reload import show  # noqa: PLC0415
+
+    raise typer.Exit(show(os.environ))
+
+
+@app.command()
+def edge(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all clients.")] = False,  # noqa: FBT002 - typer
+    all_clients: Annotated[bool, typer.Option("--all", help="Show all clients, not the first 20.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Show what the edge does: routes, clients, limits, pods, circuits, retries. Exit code 1: Envoy is silent; 3: nothing runs."""
+    from services.ops.edge import show  # noqa: PLC0415
+
+    raise typer.Exit(show(find_state(), is_json=as_json, is_all=all_clients))
 
 
 @app.command()
@@ -82,7 +104,7 @@ def status(
     from services.ops.status import gather, table  # noqa: PLC0415
     from services.ops.terminal import Terminal  # noqa: PLC0415
 
-    state = read_plan().state
+    state = find_state()
     found = gather(state)
     strays = [] if found else [describe(process) for process in find(state.path)]
     if as_json:
@@ -94,6 +116,8 @@ def status(
     else:
         terminal = Terminal()
         terminal.show(table(found))
+        for problem in found.problems:
+            terminal.say(f"edge: {problem}")
         terminal.say(f"{found.url} is {'ready' if found.ready else 'not ready'}")
     raise typer.Exit(0 if found and found.ready else NOT_READY if found or strays else NOTHING_RUNS)
 

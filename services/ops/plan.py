@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 from services.ops.ports import check_port, free_port
 from services.ops.processes import MARKER
 from services.ops.state import ROOT, OpsError, StateDir
-from services.settings import EdgeSettings, OpsSettings, RunnerSettings, load, read_env_file, secret_names, told_about
+from services.settings import (
+    CommonSettings,
+    EdgeSettings,
+    OpsSettings,
+    RunnerSettings,
+    env_file_of,
+    load,
+    read_env_file,
+    secret_names,
+    told_about,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,24 +35,39 @@ class Plan:
     edge: EdgeSettings
     ops: OpsSettings
     env: dict[str, str]
+    env_file: Path = ROOT / ".env"
 
     def changed(self, **variables: str) -> Plan:
         """The plan with other values of some variables."""
         env = self.env | variables
-        return Plan(self.state, load(RunnerSettings, env), load(EdgeSettings, env), self.ops, env)
+        return Plan(self.state, load(RunnerSettings, env), load(EdgeSettings, env), self.ops, env, self.env_file)
 
 
 def read_plan(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> Plan:
     """Reads `.env` under the process environment and validates every setting; raises `SettingsError`."""
     shell = os.environ if environ is None else environ
-    env = merge(shell, read_env_file(root / ".env"))
+    env_file = env_file_for(shell, root)
+    env = merge(shell, read_env_file(env_file))
     runner, edge, ops = load(RunnerSettings, env), load(EdgeSettings, env), load(OpsSettings, env)
     state = StateDir((root / Path(edge.state_dir).expanduser()).resolve())
     env |= {"STATE_DIR": str(state.path), "POD_LOG_DIR": str(state.logs), "PYTHONUNBUFFERED": "1", MARKER: str(state.path)}
-    env |= told_about(root / ".env", shell)
+    env |= told_about(env_file, shell)
     for name in secret_names():
         env.pop(name, None)
-    return Plan(state, runner, edge, ops, env)
+    return Plan(state, runner, edge, ops, env, env_file)
+
+
+def env_file_for(environ: Mapping[str, str], root: Path = ROOT) -> Path:
+    """The `.env` of the checkout; or the file that CONVOY_ENV_FILE names."""
+    return root / (env_file_of(environ) or ".env")
+
+
+def find_state(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> StateDir:
+    """The state folder, whatever else is wrong with `.env`: who looks at a running stack, or stops it, needs no more."""
+    shell = os.environ if environ is None else environ
+    env = merge(shell, read_env_file(env_file_for(shell, root), is_strict=False))
+    settings = load(CommonSettings, {"STATE_DIR": env.get("STATE_DIR", "")})
+    return StateDir((root / Path(settings.state_dir).expanduser()).resolve())
 
 
 def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
-from services.ops import probe, processes, supervisor_client
+from services.ops import begun, probe, processes, supervisor_client
 from services.ops.state import OpsError
 from services.ops.terminal import Terminal
 
@@ -51,6 +51,7 @@ def restart(plan: Plan, name: str) -> None:
     began = time.monotonic()
     with state.lock():
         envoy = _replace(state, run)
+        begun.note_restart(state)
     Terminal().say(
         f"Envoy was replaced in {time.monotonic() - began:.1f} s without a pause: epoch {envoy.epoch} (pid {envoy.pid}) serves; "
         f"streams that the one before has begun go on, for {envoy.parent_shutdown_seconds} s at most"

@@ -15,7 +15,7 @@ import psutil
 
 from services.envoy_binary import envoy_binary
 from services.files import write_atomically
-from services.ops import observability, probe, processes, supervisor_client, supervisor_config
+from services.ops import begun, observability, probe, processes, supervisor_client, supervisor_config
 from services.ops import plan as planning
 from services.ops.state import PROGRAMS, ROOT, History, OpsError, Run
 from services.ops.stop import end_now
@@ -62,7 +62,7 @@ def clean_up(state: StateDir) -> list[str]:
 def launch(plan: Plan) -> Launch:
     """Checks the plan and starts its processes; the caller holds the state folder's lock."""
     planning.check_model(plan.runner)
-    plan = planning.with_ports(plan)
+    as_given, plan = begun.of(plan), planning.with_ports(plan)
     try:
         envoy = envoy_binary()
     except FileNotFoundError as error:
@@ -75,6 +75,7 @@ def launch(plan: Plan) -> Launch:
     supervisor = _spawn(plan, ["services.ops.supervise", str(plan.state.config)], "supervisor.log")
     try:
         render = _spawn(plan, ["services.edge", "render"], "edge.log")
+        begun.write(plan.state, as_given)
         plan.state.write_run(run := _run(plan, supervisor.pid, watching))
     except BaseException:
         end_now(plan.state)

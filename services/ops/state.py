@@ -147,6 +147,7 @@ class StateDir:
             "programs.json",
             envoy_record.NAME,
             "edge.json",
+            "begun.json",
             "pods_wanted",
             "supervisord.conf",
             "supervisord.pid",

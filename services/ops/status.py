@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
-from services.ops import probe, processes, supervisor_client
+from services.ops import edge_told, probe, processes, supervisor_client
 from services.ops.state import PROGRAMS
 
 if TYPE_CHECKING:
@@ -36,12 +36,16 @@ class Row(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """The whole stack; `ready` means that all that serves is well and a request through Envoy reaches a pod."""
+    """The whole stack; `ready` means that all that serves is well and a request through Envoy reaches a pod.
+
+    `problems`: what the edge cannot put in force, one line each.
+    """
 
     url: str
     ready: bool
     programs: list[Row]
     pods: list[Row]
+    problems: list[str] = []
 
 
 def gather(state: StateDir) -> Status | None:
@@ -51,8 +55,9 @@ def gather(state: StateDir) -> Status | None:
         return None
     programs, pods = _programs(state, run), _pods(state)
     serving = [row for row in programs if row.name in PROGRAMS]
-    is_well = all(row.is_well for row in serving + pods) and len(pods) == run.pods and probe.is_ready(run.url)
-    return Status(run.url, is_well, programs, pods)
+    problems = edge_told.problems(state, time.time())
+    is_well = not problems and all(row.is_well for row in serving + pods) and len(pods) == run.pods and probe.is_ready(run.url)
+    return Status(run.url, is_well, programs, pods, problems)
 
 
 def table(status: Status) -> Table:

@@ -64,7 +64,7 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Requests that the edge holds at a time, and so its connections to pods; one more is 429 edge_overloaded. "
+            description="Requests that the edge holds at a time; one more is 429 edge_overloaded. "
             "A net far below what pods hold together would refuse what they could queue.",
             extra=LIVE,
         ),

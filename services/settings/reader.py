@@ -50,15 +50,15 @@ def load(cls: type[S], env: Mapping[str, str] | None = None) -> S:
     return settings
 
 
-def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of a `.env` file, empty if there is none; raises `SettingsError` for a name that is no setting."""
+def read_env_file(path: Path, *, is_strict: bool = True) -> dict[str, str]:
+    """The variables of a `.env` file, empty if there is none; if `is_strict` raises `SettingsError` for a name that is no setting."""
     if not path.is_file():
         return {}
     from dotenv import dotenv_values  # noqa: PLC0415 - only the commands that people type read the file; a pod never does
 
     values = {name: value or "" for name, value in dotenv_values(path).items()}
     for name in values:
-        if name not in known_names():
+        if is_strict and name not in known_names():
             raise SettingsError(f"{path.name}: {name} is not a setting of Convoy{_nearest(name)}; see .env.example")
     return values
 
@@ -74,27 +74,37 @@ def env_file_of(env: Mapping[str, str] | None = None) -> Path | None:
     return Path(path) if path else None
 
 
+def names_of_the_shell(env: Mapping[str, str]) -> frozenset[str]:
+    """The settings that `told_about` keeps as the shell gave them, whatever `.env` says later."""
+    return frozenset(env.get(_FROM_SHELL, "").split(",")) - {""}
+
+
+def changeable(settings: common.CommonSettings) -> dict[str, Any]:
+    """Those values, by name, that may change while the process runs."""
+    fields = msgspec.structs.fields(type(settings))
+    return {field.name.upper(): getattr(settings, field.name) for field in fields if applies_of(field) != START["applies"]}
+
+
 def load_again(cls: type[S], env_file: Path, env: Mapping[str, str] | None = None) -> S:
     """The settings as `env_file` has them now: what can change while the process runs from there, all else as at its start.
 
     Raises `SettingsError` that names file and line.
     """
     env = os.environ if env is None else env
-    fixed = set(env.get(_FROM_SHELL, "").split(","))
-    changeable = {field.name.upper() for field in msgspec.structs.fields(cls) if applies_of(field) != START["applies"]} - fixed
+    names = changeable(cls()).keys() - names_of_the_shell(env)
     try:
         values = read_env_file(env_file)
-        kept = {name: value for name, value in env.items() if name not in changeable}
-        return load(cls, kept | {name: value for name, value in values.items() if name in changeable})
+        kept = {name: value for name, value in env.items() if name not in names}
+        return load(cls, kept | {name: value for name, value in values.items() if name in names})
     except SettingsError as error:
-        raise SettingsError(f"{env_file.name}:{_line_of(str(error), env_file)}: {error}") from error
+        raise SettingsError(f"{env_file.name}:{line_of(str(error), env_file) or 1}: {error}") from error
 
 
-def _line_of(message: str, env_file: Path) -> int:
-    """The line of the setting that a message names."""
+def line_of(message: str, env_file: Path) -> int:
+    """The line of the setting that a message names; 0 if it is not there."""
     lines = env_file.read_text(encoding="utf-8", errors="replace").splitlines() if env_file.is_file() else []
     named = set(re.findall(r"[A-Z][A-Z0-9_]+", message))
-    return next((n for n, line in enumerate(lines, 1) if line.removeprefix("export ").partition("=")[0].strip() in named), 1)
+    return next((n for n, line in enumerate(lines, 1) if line.removeprefix("export ").partition("=")[0].strip() in named), 0)
 
 
 def secret_names() -> frozenset[str]:
@@ -183,11 +193,14 @@ __all__ = [
     "SettingsError",
     "allowed_of",
     "applies_of",
+    "changeable",
     "env_file_of",
     "help_of",
     "known_names",
+    "line_of",
     "load",
     "load_again",
+    "names_of_the_shell",
     "read_env_file",
     "secret_names",
     "told_about",

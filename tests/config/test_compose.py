@@ -20,8 +20,8 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {"edge-render": EdgeSettings, "edge": EdgeSettings, "engine": RunnerSettings}
 NO_HEALTH_CHECK = {"edge-render": "ends at once", "otel-collector": "no shell in its image"}
-# What only makes sense on a machine with several pods or with the pods' own logs in files.
-NOT_IN_A_CONTAINER = {"pod_log_dir", "pod_name"}
+# What only makes sense on a machine with several pods, with the pods' own logs in files, or where `convoy` replaces Envoy.
+NOT_IN_A_CONTAINER = {"pod_log_dir", "pod_name", "envoy_parent_shutdown_seconds", "fake_faults_file"}
 
 
 def _names(cls: type[msgspec.Struct]) -> set[str]:
@@ -50,7 +50,7 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
     """Nothing is reached from outside the machine, and Envoy's statistics and admin not even from it."""
     for port in SERVICES[name].get("ports", []):
         assert re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z]+_?PORT:-\d+\}:\d+|127\.0\.0\.1:\$\{PORT:-\d+\}:\d+", port)
-        assert not port.endswith((":9901", ":9902"))
+        assert not port.endswith((":9901", ":9902", ":9903"))
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -95,6 +95,16 @@ def test_grafana_is_given_what_its_files_ask_for() -> None:
     texts = [path.read_text() for path in (ROOT / "grafana" / "provisioning").rglob("*.yaml")]
     asked = set(re.findall(r"(?<!\$)\$([A-Z_]+)", "".join(texts)))
     assert {name for name in SERVICES["grafana"]["environment"] if not name.startswith("GF_")} == asked
+
+
+def test_envoy_can_read_what_only_the_edge_may() -> None:
+    """The table of keys has mode 600, so both are one user; the clients file is seen through its folder, for it is replaced by rename."""
+    made = re.search(r"useradd --uid (\d+)", (ROOT / "services" / "Dockerfile").read_text())
+    assert made
+    assert SERVICES["envoy"]["user"] == made[1]
+    for name in ("edge", "edge-render"):
+        folder = SERVICES[name]["environment"]["CLIENTS_FILE"].rpartition("/")[0]
+        assert f"./:{folder}:ro" in SERVICES[name]["volumes"]
 
 
 def test_the_same_versions_everywhere() -> None:

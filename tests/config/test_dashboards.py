@@ -13,6 +13,7 @@ import yaml
 
 from grafana import build, slo
 from grafana.units import UNITS
+from services.telemetry.edge_metrics import EdgeMetrics
 from services.telemetry.genai import HISTOGRAMS
 from services.telemetry.metrics import SECONDS_BUCKETS, Metrics
 
@@ -54,6 +55,7 @@ FOREIGN = {
     "envoy_cluster_upstream_rq_time_bucket",  # milliseconds
     "envoy_cluster_upstream_rq_timeout",
     "envoy_cluster_upstream_rq_total",
+    "envoy_http_local_rate_limit_rate_limited",  # by limiter: limit_client, limit_address
     "envoy_http_downstream_cx_active",
     "envoy_http_downstream_rq_active",
     "envoy_http_downstream_rq_total",
@@ -69,7 +71,7 @@ FOREIGN = {
     "traces_span_metrics_calls_total",
 }
 _SUFFIXES = ("_bucket", "_sum", "_count")
-_NAME = re.compile(r"\b(?:llm|envoy|gen_ai|process|traces|service|pod|edge)[_:][a-zA-Z0-9_:]+")
+_NAME = re.compile(r"\b(?:llm|convoy|envoy|gen_ai|process|traces|service|pod|edge)[_:][a-zA-Z0-9_:]+")
 
 
 def rules() -> dict[str, str]:
@@ -80,7 +82,8 @@ def rules() -> dict[str, str]:
 
 def declared() -> set[str]:
     """The names of all series that somebody makes."""
-    families = [family for family in Metrics("demo").registry.collect() if family.name.startswith("llm_")]
+    made = [*Metrics("demo").registry.collect(), *EdgeMetrics().registry.collect()]
+    families = [family for family in made if family.name.startswith(("llm_", "convoy_"))]
     ours = {sample for family in families for sample in _exposed(family.name, family.type)}
     pushed = {f"{name.replace('.', '_')}_seconds{suffix}" for name in HISTOGRAMS for suffix in _SUFFIXES}
     return ours | pushed | rules().keys() | FOREIGN

@@ -79,4 +79,4 @@ def test_what_tells_prometheus_of_envoy_and_pods_is_the_name_of_their_job() -> N
     """Job, target file and pool are called alike; every file that is scraped from is one that somebody writes."""
     config = yaml.safe_load((ROOT / "prometheus/prometheus.yaml").read_text())
     files = {job["job_name"]: job["file_sd_configs"][0]["files"] for job in config["scrape_configs"]}
-    assert files == {name: [f"targets/{name}.json"] for name in ("engine", "envoy", "collector", "prometheus")}
+    assert files == {name: [f"targets/{name}.json"] for name in ("engine", "envoy", "edge", "collector", "prometheus")}
