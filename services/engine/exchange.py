@@ -7,6 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
+from services.engine.client import client_of
 from services.engine.telling import generated_of
 from services.telemetry.logging import TRACE_ID, get_logger
 from services.telemetry.spans import Answered
@@ -15,6 +16,7 @@ from services.telemetry.tracing import response_context_of, trace_id_of
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from services.engine.deadlines import Deadline
     from services.engine.runs import Run
     from services.engine.telling import Asked
     from services.openai.errors import ApiError
@@ -39,10 +41,13 @@ class Exchange:
         self.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         self.method = request.method if request.method in METHODS else "_OTHER"
         self.pod = pod
+        self.client = client_of(request.headers)
         self.arrived_at = time.monotonic()
         self._arrived_ns = time.time_ns()
         self.asked: Asked | None = None
         """What the model was asked, once that is known."""
+        self.deadline: Deadline | None = None
+        """When its answer must be there, if it says so."""
         self.run: Run | None = None
         self.has_begun = False
         """Whether headers have left, so that the answer can no longer become an error."""
@@ -99,6 +104,7 @@ class Exchange:
             pod=self.pod,
             endpoint=endpoint,
             status=status,
+            **({"client": self.client.id} if self.client.id else {}),
             prompt_tokens=self.asked.num_prompt_tokens if self.asked else 0,
             completion_tokens=run.num_tokens if run else 0,
             **({"finish_reason": run.finish_reason} if run and run.finish_reason else {}),
@@ -125,6 +131,7 @@ class Exchange:
                 began_at=self._arrived_ns,
                 ended_at=at(ended_at),
                 is_cancelled=status == CLIENT_LEFT,
+                client=self.client.id,
                 error_code=self.error.code if self.error else "",
                 error_message=self.error.message if self.error else "",
                 generated=generated_of(self.asked, self.run, at) if self.asked else None,

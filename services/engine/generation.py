@@ -91,6 +91,10 @@ class BackendError(Exception):
     """The engine broke on a request, or could not load; the message is fit for a log line."""
 
 
+class BackendUnavailable(BackendError):
+    """The engine takes no request now, and has not begun with this one: it may be tried elsewhere."""
+
+
 class Backend(Protocol):
     """A generation engine. It never queues: admission gives it at most MAX_CONCURRENT_REQUESTS requests at once."""
 

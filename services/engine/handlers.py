@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from services.engine.deadlines import deadline_of
 from services.engine.gauges import read_off
 from services.engine.keys import GENERATOR, HEALTH, POD, RUNS
 from services.engine.middleware import EXCHANGE
@@ -23,7 +24,7 @@ from services.openai.schema import openapi
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from services.engine.exchange import Exchange
     from services.engine.runs import Run
@@ -41,40 +42,65 @@ _JSON = "application/json"
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
-    return await _chat(request, requests.decode_chat)
+    return await _in_time(request, partial(_chat, decode=requests.decode_chat))
 
 
 async def short_chat(request: web.Request) -> web.StreamResponse:
     """POST /chat: the short form of chat completions."""
-    return await _chat(request, requests.decode_short_chat)
+    return await _in_time(request, partial(_chat, decode=requests.decode_short_chat))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
+    return await _in_time(request, _completion)
+
+
+async def _in_time(request: web.Request, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    """The answer, or `DeadlineExceeded` if the request has a deadline and it passes before the first byte."""
+    exchange = request[EXCHANGE]
+    deadline = exchange.deadline = deadline_of(request.headers, exchange, request.app[POD].settings.request_timeout_seconds)
+    if deadline is None:
+        return await answer(request)
+    with deadline:
+        return await answer(request)
+
+
+async def _completion(request: web.Request) -> web.StreamResponse:
     body = await _body(request)
     decoded = await _decoded(body, requests.decode_completion)
     exchange = _checked(request, decoded)
-    prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body))
+    prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body), _end_of(exchange))
     return await _generate(request, decoded, prepared)
 
 
-async def _chat(request: web.Request, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
+async def _chat(request: web.Request, *, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
     body = await _body(request)
     decoded = await _decoded(body, decode)
     exchange = _checked(request, decoded)
-    prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body))
+    prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body), _end_of(exchange))
     return await _generate(request, decoded, prepared)
 
 
 def _checked(request: web.Request, decoded: ChatRequest | CompletionRequest) -> Exchange:
     """The exchange of a request that this pod takes now; refuses the others."""
-    app = request.app
-    pod = app[POD]
+    pod, exchange = request.app[POD], _exchange(request)
+    exchange.client.check_model(decoded.model or pod.model)
     if decoded.model not in {None, pod.model}:
-        raise ModelNotFound(f"model {str(decoded.model)[:200]!r} is not served here; {pod.model!r} is, also when left out", param="model")
-    app[HEALTH].check_ready()
+        hint = f"; {pod.model!r} is, also when left out" if exchange.client.may_use(pod.model) else ""
+        raise ModelNotFound(f"model {str(decoded.model)[:200]!r} is not served here{hint}", param="model")
+    request.app[HEALTH].check_ready()
+    if exchange.deadline is not None:
+        exchange.deadline.check()
+    return exchange
+
+
+def _exchange(request: web.Request) -> Exchange:
     exchange: Exchange = request[EXCHANGE]
     return exchange
+
+
+def _end_of(exchange: Exchange) -> float | None:
+    return exchange.deadline.at if exchange.deadline is not None else None
 
 
 async def _generate(request: web.Request, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> web.StreamResponse:
@@ -133,16 +159,18 @@ async def _body(request: web.Request) -> bytes:
 
 
 async def models(request: web.Request) -> web.Response:
-    """GET /v1/models."""
+    """GET /v1/models: those that the client may use."""
     pod = request.app[POD]
-    return web.Response(body=responses.model_list([(pod.model, pod.created)]), content_type=_JSON)
+    served = [(pod.model, pod.created)] if _exchange(request).client.may_use(pod.model) else []
+    return web.Response(body=responses.model_list(served), content_type=_JSON)
 
 
 async def model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}; the id may contain slashes, escaped or not."""
+    """GET /v1/models/{id}; the id may contain slashes, escaped or not. What the client may not use is not there for it."""
     pod, asked = request.app[POD], request.match_info["id"]
-    if asked != pod.model:
-        raise ModelNotFound(f"model {asked[:200]!r} is not served here; {pod.model!r} is", param="model")
+    is_there = _exchange(request).client.may_use(pod.model)
+    if asked != pod.model or not is_there:
+        raise ModelNotFound(f"model {asked[:200]!r} is not served here" + (f"; {pod.model!r} is" if is_there else ""), param="model")
     return web.Response(body=responses.model_object(pod.model, pod.created), content_type=_JSON)
 
 

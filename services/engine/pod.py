@@ -76,7 +76,7 @@ async def _serve(settings: EngineSettings, name: str, listener: socket.socket, h
         failure = reason
         stop.set()
 
-    app = create_app(Pod(name, model_id(settings.model_name), int(time.time()), settings), create_generator(settings), load_failed)
+    app = create_app(Pod(name, model_id(settings.model_name), int(time.time()), settings), create_generator(settings, name), load_failed)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)

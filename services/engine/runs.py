@@ -11,8 +11,8 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from services.engine.generation import BackendError
-from services.openai.errors import EngineError
+from services.engine.generation import BackendError, BackendUnavailable
+from services.openai.errors import EngineError, NotReady
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Run:
         self._generator = generator
         self._on_end = on_end
         self.task = asyncio.create_task(self._drive())
+        # A task that is cancelled before its first step never comes to its `finally`; its slot must come free all the same.
+        self.task.add_done_callback(lambda _: self._settle())
 
     def subscribe(self) -> Subscription:
         """A reader of the run from its beginning; `close` it."""
@@ -100,6 +102,12 @@ class Run:
         """A subscriber is gone; the last one takes an unfinished run with it."""
         self._num_subscribers -= 1
         if self._num_subscribers == 0:
+            self.task.cancel()
+
+    def end(self, error: ApiError) -> None:
+        """Cancels a run that is not finished; its subscribers get what came until now, then `error`."""
+        if self.finish_reason is None and not self.is_over:
+            self._error = error
             self.task.cancel()
 
     def read(self, start: int) -> tuple[str, int]:
@@ -151,18 +159,15 @@ class Run:
                     self._take(event)
             if self.finish_reason is None:
                 self._fail("The engine ended this request without a reason")
+        except BackendUnavailable as error:
+            self._error = NotReady(f"The engine takes no request now: {error}", retry_after_seconds=1)
         except BackendError as error:
             self._fail(f"The engine broke on this request: {error}")
-        except asyncio.CancelledError:
-            self._error = EngineError("The generation was cancelled")
-            raise
         except Exception as error:  # the worker's boundary: whatever broke, the subscribers must learn of it and the slot come free
             log.exception("run.broke", error_type=type(error).__name__, request_id=self.prepared.request.request_id)
             self._fail("The engine broke on this request")
         finally:
-            self.ended_at = time.monotonic()
-            self._on_end(self)
-            self._wake()
+            self._settle()
 
     def _take(self, event: TokenEvent) -> None:
         now = time.monotonic()
@@ -172,6 +177,16 @@ class Run:
         self.num_tokens += event.num_tokens
         self._texts.append(event.text)
         self.finish_reason = event.finish_reason
+        self._wake()
+
+    def _settle(self) -> None:
+        """Tells, once, that nothing more will come."""
+        if self.is_over:
+            return
+        if self.finish_reason is None and self._error is None:
+            self._error = EngineError("The generation was cancelled")
+        self.ended_at = time.monotonic()
+        self._on_end(self)
         self._wake()
 
     def _fail(self, message: str) -> None:

@@ -68,15 +68,17 @@ class TokenGenerator:
         await self._backend.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def prepare_chat(self, request_id: str, chat: ChatRequest, num_bytes: int) -> Prepared:
+    async def prepare_chat(self, request_id: str, chat: ChatRequest, num_bytes: int, deadline: float | None = None) -> Prepared:
         """Templates, tokenizes and checks a conversation that came in a body of `num_bytes`. Raises `BadRequest`."""
         try:
             token_ids = await self._encode(num_bytes, self.tokenizer.encode_chat, chat.messages)
         except ValueError as error:
             raise InvalidValue(f"messages: {error}", param="messages") from error
-        return self._prepared(request_id, token_ids, chat.options, "messages")
+        return self._prepared(request_id, token_ids, chat.options, "messages", deadline)
 
-    async def prepare_completion(self, request_id: str, completion: CompletionRequest, num_bytes: int) -> Prepared:
+    async def prepare_completion(
+        self, request_id: str, completion: CompletionRequest, num_bytes: int, deadline: float | None = None
+    ) -> Prepared:
         """Tokenizes and checks a bare prompt that came in a body of `num_bytes`. Raises `BadRequest`."""
         if isinstance(completion.prompt, str):
             token_ids = await self._encode(num_bytes, self.tokenizer.encode, completion.prompt)
@@ -85,7 +87,7 @@ class TokenGenerator:
             largest = max(token_ids, default=0)
             if largest >= self.info.vocabulary_size:
                 raise InvalidValue(f"prompt: token ids must be below {self.info.vocabulary_size}, got {largest}", param="prompt")
-        return self._prepared(request_id, token_ids, completion.options, "prompt")
+        return self._prepared(request_id, token_ids, completion.options, "prompt", deadline)
 
     async def generate(self, prepared: Prepared) -> AsyncIterator[TokenEvent]:
         """Events with text, until one has a finish reason; closing the iterator cancels the work. Raises `BackendError`."""
@@ -108,7 +110,9 @@ class TokenGenerator:
                 event.text = text
                 yield event
 
-    def _prepared(self, request_id: str, token_ids: Sequence[int], options: GenerationOptions, param: str) -> Prepared:
+    def _prepared(
+        self, request_id: str, token_ids: Sequence[int], options: GenerationOptions, param: str, deadline: float | None
+    ) -> Prepared:
         max_tokens = self._max_tokens(len(token_ids), options, param)
         request = GenerationRequest(
             request_id=request_id,
@@ -117,6 +121,7 @@ class TokenGenerator:
             max_tokens=max_tokens,
             min_tokens=options.min_tokens,
             stop_token_ids=frozenset() if options.ignore_eos else self.tokenizer.eos_token_ids,
+            deadline=deadline,
         )
         return Prepared(request, options.stop)
 

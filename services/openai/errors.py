@@ -8,12 +8,15 @@ ApiError
 │   ├── UnknownParameter          unknown_parameter
 │   ├── UnsupportedParameter      unsupported_parameter
 │   └── ContextLengthExceeded     context_length_exceeded
+├── InvalidApiKey 401             invalid_api_key
+├── Forbidden 403                 forbidden
 ├── NotFound 404                  not_found
 │   └── ModelNotFound             model_not_found
 ├── MethodNotAllowed 405          method_not_allowed
 ├── RequestTimeout 408            request_timeout
 ├── RequestTooLarge 413           request_too_large
 ├── UnsupportedMediaType 415      unsupported_media_type
+├── RateLimitExceeded 429         rate_limit_exceeded (Retry-After)
 ├── QueueFull 429                 queue_full        (Retry-After)
 ├── EngineError 500               engine_error
 ├── Draining 503                  draining
@@ -106,6 +109,22 @@ class ContextLengthExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class InvalidApiKey(ApiError):
+    """No key, or one that is unknown or expired. Keys are the edge's; no pod raises this."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ApiError):
+    """The client is known and may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "forbidden"
+
+
 class NotFound(ApiError):
     """No such path."""
 
@@ -157,6 +176,14 @@ class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
 
+class RateLimitExceeded(ApiError):
+    """The client has used up what its limits allow."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class QueueFull(ApiError):
     """No slot and no place in the queue, or no slot in time."""
 
@@ -177,7 +204,7 @@ class Draining(ApiError):
 
 
 class NotReady(ApiError):
-    """The pod is still loading its model."""
+    """The pod is still loading its model, or its engine takes nothing now."""
 
     status = 503
     code = "not_ready"

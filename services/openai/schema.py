@@ -30,6 +30,8 @@ _TYPES: tuple[Any, ...] = (
 )
 _REFUSALS = {
     "400": (errors.InvalidValue, "temperature must be a number from 0 to 2, got 3.", "The request cannot be carried out as it is."),
+    "401": (errors.InvalidApiKey, "This API key is not known here.", "No key, or none that is known; only where clients are configured."),
+    "403": (errors.Forbidden, "This client may not use model 'other'; it may use: 'demo'.", "The client may not do this."),
     "413": (errors.RequestTooLarge, "The body is larger than this server takes.", "The body is too large."),
     "415": (errors.UnsupportedMediaType, "The body must be application/json.", "The body is not plain JSON."),
     "429": (errors.QueueFull, "The queue is full.", "No room now; `Retry-After` says when to try again."),

@@ -55,6 +55,14 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
             "never answer (hang), or fail to load (load)."
         ),
     ] = "none"
+    fake_faults_file: Annotated[
+        str,
+        Meta(
+            description="ENGINE=fake: a JSON file of faults by pod, or * for all, read anew when it is replaced while pods run: "
+            '{"engine-1": {"failure": "error", "prompt": "only where the prompt has this"}}. Beside those of FAKE_FAILURE: unavailable '
+            "(503), freeze (the process stops), slow (with a factor). Empty: none."
+        ),
+    ] = ""
 
 
 class RunnerSettings(EngineSettings, frozen=True, kw_only=True):

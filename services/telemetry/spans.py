@@ -53,6 +53,8 @@ class Answered(Struct, frozen=True, kw_only=True):
     began_at: int
     ended_at: int
     is_cancelled: bool = False
+    client: str = ""
+    """The id of the client, where the edge knows clients."""
     error_code: str = ""
     error_message: str = ""
     generated: Generated | None = None
@@ -67,6 +69,8 @@ def request_attributes(answered: Answered) -> dict[str, Any]:
         "convoy.request_id": answered.request_id,
         "convoy.pod": answered.pod,
     }
+    if answered.client:
+        attributes["convoy.client"] = answered.client
     if answered.error_code:
         attributes["error.type"] = answered.error_code
     return attributes

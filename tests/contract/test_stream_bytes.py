@@ -5,38 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from tests.running import DEADLINE_SECONDS, running_pods
+from tests.contract.asking import CHAT, body, metric, read_all, unread, until_metric
+from tests.running import running_pods
 
 if TYPE_CHECKING:
     from tests.running import RunningPods
-
-CHAT = "/v1/chat/completions"
-
-
-def body(**more: object) -> dict[str, Any]:
-    """A streamed chat request."""
-    return {"messages": [{"role": "user", "content": "Hello!"}], "stream": True, "max_tokens": 20} | more
-
-
-async def metric(session: aiohttp.ClientSession, url: str, name: str) -> float:
-    """The sum of a metric's series."""
-    async with session.get(url + "/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{|\s)", line))
-
-
-async def until_metric(session: aiohttp.ClientSession, url: str, name: str, value: float) -> None:
-    """Waits until a metric has a value."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while (now := await metric(session, url, name)) != value:
-        assert time.monotonic() < deadline, f"{name} is {now}, not {value}"
-        await asyncio.sleep(0.01)
 
 
 async def test_frames_headers_and_order(pod: RunningPods) -> None:
@@ -85,25 +62,6 @@ async def test_a_client_that_leaves_frees_its_slot(pod: RunningPods) -> None:
         waiting.cancel()
         await until_metric(session, pod.url, "llm_slots_in_use", 0)
         await until_metric(session, pod.url, "llm_requests_in_progress", 0)
-
-
-def unread(url: str, **more: object) -> socket.socket:
-    """A stream that is asked for and not read, by a client whose receive buffer is as small as the system allows."""
-    host, port = url.removeprefix("http://").split(":")
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # before it connects: its window is announced then
-    connection.connect((host, int(port)))
-    content = json.dumps(body(**more)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
-    connection.sendall(head.encode() + content)
-    return connection
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """Everything until the server closes."""
-    connection.settimeout(DEADLINE_SECONDS)
-    with connection:
-        return b"".join(iter(lambda: connection.recv(1 << 20), b""))
 
 
 async def test_a_slow_reader_delays_nobody() -> None:

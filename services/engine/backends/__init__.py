@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415
 
 
-def create_generator(settings: EngineSettings) -> TokenGenerator:
-    """The generator that `ENGINE` names, not yet started."""
+def create_generator(settings: EngineSettings, pod: str) -> TokenGenerator:
+    """The generator that `ENGINE` names, not yet started, for the pod of that name."""
     if settings.engine == "fake":
         from services.engine.backends.fake import FakeBackend, FakeTokenizer
 
-        return TokenGenerator(FakeBackend(settings), FakeTokenizer)
+        return TokenGenerator(FakeBackend(settings, pod), FakeTokenizer)
     from services.engine.backends.transformers import create
 
     return create(settings)

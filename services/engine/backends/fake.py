@@ -1,24 +1,25 @@
 """A deterministic engine that computes nothing, for tests and load only; its answers say so.
 
-Like a real engine it works in steps: each step gives every running request its next token. Time to first token, tokens per second and
-failures are settings. A token is up to four bytes of UTF-8, so characters do get cut between tokens.
+Like a real engine it works in steps: each step gives every running request its next token. Time to first token and tokens per second are
+settings; how it fails says `faults.py`. A token is up to four bytes of UTF-8, so characters do get cut between tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import struct
 from itertools import chain, cycle, islice, repeat
 from typing import TYPE_CHECKING, Any
 
+from services.engine.backends.faults import Faults
 from services.engine.generation import BackendError, Load, ModelInfo
 from services.engine.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
+    from services.engine.backends.faults import Fault
     from services.engine.generation import GenerationRequest, TokenEvent
     from services.settings import EngineSettings
 
@@ -27,7 +28,6 @@ _FULL = _BYTES_PER_TOKEN << 32
 _END_OF_TEXT = 0
 _CONTEXT_TOKENS = 4096
 _MIN_STEP_SECONDS = 0.001
-_EXIT_CODE = 3
 
 _ANSWER = (
     "I am the fake engine of Convoy: I compute nothing and only count words 🚚. ",
@@ -66,9 +66,10 @@ def _bytes_of(token_id: int) -> bytes:
 class FakeBackend:
     """Answers every request with the same sentences, at a set pace."""
 
-    def __init__(self, settings: EngineSettings) -> None:
-        """Reads the `fake_*` settings."""
+    def __init__(self, settings: EngineSettings, pod: str) -> None:
+        """Reads the `fake_*` settings; faults are looked up by the name of the `pod`."""
         self._settings = settings
+        self._faults = Faults(settings.fake_faults_file, pod, settings.fake_failure)
         self._rows: dict[Mailbox, _Row] = {}
         self._wake = asyncio.Event()
         self._steps: asyncio.Task[None] | None = None
@@ -79,18 +80,18 @@ class FakeBackend:
         await asyncio.sleep(self._settings.fake_load_seconds)
         if self._settings.fake_failure == "load":
             raise BackendError("FAKE_FAILURE=load: the fake engine was told not to load")
+        self._faults.now()  # a file with a mistake shall be told of now
         self._steps = asyncio.create_task(self._run())
         return ModelInfo(self._settings.max_model_len or _CONTEXT_TOKENS, 5 << 32, "none", "none")
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """The fixed sentences as tokens, until `max_tokens` or, unless the stop token is ignored, their end."""
-        if self._settings.fake_failure == "exit":
-            os._exit(_EXIT_CODE)
-        if self._settings.fake_failure == "error":
-            raise BackendError("FAKE_FAILURE=error: the fake engine was told to fail")
+        row = _Row(request, asyncio.get_running_loop().time(), self._settings.fake_first_token_ms / 1000)
+        fault = row.struck_by(self._faults.now())
+        if fault is not None:
+            fault.strike_at_start()
         mailbox = Mailbox()
-        start = asyncio.get_running_loop().time() + self._settings.fake_first_token_ms / 1000
-        self._rows[mailbox] = _Row(request, start)
+        self._rows[mailbox] = row
         self._wake.set()
         try:
             while True:
@@ -121,19 +122,22 @@ class FakeBackend:
                 self._wake.clear()
                 await self._wake.wait()
             await asyncio.sleep(step_seconds)
-            if self._settings.fake_failure == "hang":
-                continue
-            now = loop.time()
+            now, fault = loop.time(), self._faults.now()
             for mailbox, row in list(self._rows.items()):
-                self._step(mailbox, row, now)
+                self._step(mailbox, row, now, row.struck_by(fault))
 
-    def _step(self, mailbox: Mailbox, row: _Row, now: float) -> None:
-        count = row.due(now, self._settings.fake_tokens_per_second)
+    def _step(self, mailbox: Mailbox, row: _Row, now: float, fault: Fault | None) -> None:
+        pace = fault.pace if fault is not None else 1.0
+        row.age(now, pace)
+        count = row.due(self._settings.fake_tokens_per_second) if pace else 0
+        if fault is not None:
+            try:
+                fault.strike_running(row.num_tokens, is_due=count > 0)
+            except BackendError as error:
+                mailbox.fail(error)
+                self._rows.pop(mailbox, None)
+                return
         if count < 1:
-            return
-        if row.num_tokens and self._settings.fake_failure == "error_after_first_token":
-            mailbox.fail(BackendError("FAKE_FAILURE=error_after_first_token: the fake engine was told to fail"))
-            self._rows.pop(mailbox, None)
             return
         tokens = row.take(count)
         reason = row.finish_reason
@@ -143,22 +147,39 @@ class FakeBackend:
 
 
 class _Row:
-    """One request on its way."""
+    """One request on its way; its clock stands still, or goes slowly, while a fault says so."""
 
-    def __init__(self, request: GenerationRequest, start: float) -> None:
+    def __init__(self, request: GenerationRequest, now: float, first_token_seconds: float) -> None:
         self.num_tokens = len(request.resume_token_ids)
         self.finish_reason: Any = None
-        self._start = start
+        self._prompt_token_ids = request.prompt_token_ids
+        self._looked_at = now
+        self._seconds = -first_token_seconds
+        """Since the first token was due."""
         self._begun = self.num_tokens
         self._max_tokens = request.max_tokens
         ends = _END_OF_TEXT in request.stop_token_ids
         self._tokens: Iterator[int] = islice(_answer(endless=not ends, at_least=request.min_tokens), self.num_tokens, None)
 
-    def due(self, now: float, tokens_per_second: float) -> int:
-        """Tokens that should have come by `now` and have not."""
-        if now < self._start:
+    @functools.cached_property
+    def prompt(self) -> str:
+        """The prompt's text."""
+        return FakeTokenizer().decode(self._prompt_token_ids)
+
+    def struck_by(self, fault: Fault | None) -> Fault | None:
+        """The fault, if it is one that strikes this request."""
+        return fault if fault is not None and (not fault.prompt or fault.prompt in self.prompt) else None
+
+    def age(self, now: float, pace: float) -> None:
+        """Moves its clock on, at `pace` times the speed of ours."""
+        self._seconds += (now - self._looked_at) * pace
+        self._looked_at = now
+
+    def due(self, tokens_per_second: float) -> int:
+        """Tokens that should have come by now and have not."""
+        if self._seconds < 0:
             return 0
-        return 1 + int((now - self._start) * tokens_per_second) - (self.num_tokens - self._begun)
+        return 1 + int(self._seconds * tokens_per_second) - (self.num_tokens - self._begun)
 
     def take(self, count: int) -> list[int]:
         """The next tokens; sets `finish_reason` with the last."""
