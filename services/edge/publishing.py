@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from services import envoy_mark
 from services.edge import clients, lane, rendering
 from services.edge.files import publish, read_json, version_of, write_json
 from services.edge.pods import Endpoint, endpoints_in
@@ -114,6 +115,7 @@ class Publisher:
     def _write_bootstrap(self) -> None:
         path = self.state_dir / "envoy.yaml"
         config = rendering.bootstrap(self.wanted.files, self.wanted.settings, self.envoy_dir, self.state_dir)
+        envoy_mark.put(config)
         if read_json(path) != config:
             write_json(path, config)
 
