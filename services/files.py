@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
 
 def write_atomically(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Replaces `path` by rename; its folder must exist. With a `mode` (0o600: secrets) nobody else can read it at any moment."""
+    """Replaces `path` by rename; its folder must exist. With a `mode` nobody else can read it meanwhile, and it has that mode then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode), "wb") as file:
-        file.write(content)
+    if mode is not None:
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.chmod(mode)
+    temporary.write_bytes(content)
     temporary.replace(path)

@@ -52,7 +52,8 @@ local function wants_stream(s)
   return false
 end
 
--- A stream's pod ends it at the deadline with an error event; only one that does not is cut, so much later.
+-- The pod ends a request at its deadline, with 504 or an error event; only one that does not is cut, so much later. Were Envoy to cut first,
+-- each impatient client would count as a failure of the pod, and three of them in a row eject it.
 local GRACE_MS = 500
 
 -- The deadline in milliseconds, nil if there is none; answers 400 to one that is no deadline. `most`: the route's own limit, which caps it.
@@ -78,6 +79,6 @@ function envoy_on_request(handle)
   if deadline then
     headers:replace("x-request-deadline-ms", ("%d"):format(deadline))
     headers:replace("x-convoy-deadline", ("%d"):format(arrived + deadline))   -- for a second attempt, which has less
-    headers:replace("x-envoy-upstream-rq-timeout-ms", ("%d"):format(deadline + (is_stream and GRACE_MS or 0)))
+    headers:replace("x-envoy-upstream-rq-timeout-ms", ("%d"):format(deadline + GRACE_MS))
   end
 end

@@ -1,1 +1,1 @@
-"""The clients file: who may call, with which keys, how often. The edge enforces it, `convoy keys` edits it; it holds no key, only hashes."""
+"""The clients file: who may call, with which keys, how often. The edge enforces it, `convoy keys` edits it; it has hashes, never a key."""

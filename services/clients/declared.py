@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,63}$")]
+# `\Z`, not `$`, which lets a line's end pass: these go into headers.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,63}\Z")]
 """A client's or a class's name: it goes into headers, logs and metrics."""
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 """SHA-256 of a key, in hexadecimal."""
-ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:/-]{0,127}$")]
-Moment = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)?)?$")]
+ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:/-]{0,127}\Z")]
+Moment = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?\Z")]
 """`2027-01-31` (its first instant) or `2027-01-31T18:00`, UTC unless a zone follows."""
 
 MAX_REQUESTS_PER_MINUTE = 6_000_000
+MAX_TOKENS_PER_MINUTE = 1_000_000_000
+MAX_CONCURRENT_REQUESTS = 1_000_000
 DEFAULT_CLASS = "standard"
 
 
@@ -41,9 +44,9 @@ class Client(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     role: Literal["user", "ops"] = "user"
     limit_class: Name = field(default=DEFAULT_CLASS, name="class")
     max_priority: Literal["high", "normal", "low"] = "normal"
-    tokens_per_minute: Annotated[int, Meta(ge=1)] | None = None
-    max_concurrent_requests: Annotated[int, Meta(ge=1)] | None = None
-    models: tuple[ModelId, ...] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_TOKENS_PER_MINUTE)] | None = None
+    max_concurrent_requests: Annotated[int, Meta(ge=1, le=MAX_CONCURRENT_REQUESTS)] | None = None
+    models: Annotated[tuple[ModelId, ...], Meta(min_length=1)] | None = None
     expires: Moment | None = None
 
     def all_keys(self) -> list[Key]:

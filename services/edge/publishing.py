@@ -67,6 +67,8 @@ class Publisher:
         self._write_bootstrap()
         script = self._write_script()
         responses = self._responses(self.wanted, endpoints, num_retries, script)
+        for name in ("limit_address", "limit_client", "keys") if self.wanted.keeps_clients else ():
+            del responses[name]
         if self.wanted.guests.pods:
             publish(self._path(lane.NAME), lane.endpoints(self.wanted.files, self.wanted.guests))
         written = {name: publish(self._path(name), responses[name]) for name in rendering.RESOURCES if name in responses}
@@ -98,9 +100,9 @@ class Publisher:
         return retries
 
     def _responses(self, wanted: Wanted, endpoints: list[Endpoint], num_retries: int, script: Path) -> dict[str, Json]:
-        """Every resource; without those of the clients if they are not known."""
+        """Every resource."""
         files, settings = wanted.files, wanted.settings
-        responses = {
+        return {
             "clusters": lane.clusters(rendering.clusters(files, settings, self.state_dir), wanted.guests, self.state_dir),
             "routes": lane.routes(rendering.routes(files, settings, num_retries), wanted.guests),
             "endpoints": rendering.endpoints(files, endpoints),
@@ -108,9 +110,6 @@ class Publisher:
             "limit_client": clients.limit_client(files, wanted.clients),
             "keys": clients.keys(files, script),
         }
-        for name in ("limit_address", "limit_client", "keys") if wanted.keeps_clients and self._path("keys").exists() else ():
-            del responses[name]
-        return responses
 
     def _write_bootstrap(self) -> None:
         path = self.state_dir / "envoy.yaml"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 log = get_logger()
 
 EXCHANGE = "exchange"
+_REASONS = {"draining", "not_ready", "deadline_exceeded"}
+"""Codes that Envoy reads from a header: how it counts a 5xx must not depend on its body."""
 _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
 """Asked all the time by machines: neither recorded nor counted nor traced."""
 
@@ -79,7 +81,7 @@ def error_response(error: ApiError) -> web.Response:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = error.allow
-    if error.code in {"draining", "not_ready"}:
+    if error.code in _REASONS:
         response.headers["x-convoy-reason"] = error.code
     return response
 

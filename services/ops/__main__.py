@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.ops import keys
 from services.ops.plan import read_plan
 from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Serves large language models behind an OpenAI-compatible API. Settings come from the environment and .env (see .env.example).",
 )
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,6 +61,14 @@ def down() -> None:
     from services.ops.up import down as run  # noqa: PLC0415
 
     run(read_plan().state)
+
+
+@app.command()
+def restart(name: Annotated[str, typer.Argument(help="envoy.")]) -> None:
+    """Replace a part by a new process that reads its files anew: no connection is refused, streams that run go on."""
+    from services.ops.restart import restart as run  # noqa: PLC0415
+
+    run(read_plan(), name)
 
 
 @app.command()
@@ -125,7 +135,9 @@ def chat(
 
     given = {"max_tokens": max_tokens, "temperature": temperature, "model": model}
     options = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system)))
+    # From the environment, never from an option: what stands on a command line is seen by everybody on the machine.
+    key = read_plan().ops.convoy_api_key
+    raise typer.Exit(converse(Conversation((url or _running_url()).rstrip("/"), options, system, key)))
 
 
 @app.command()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5
 _OK = 200
+_UNAUTHORIZED = 401
 
 # Control characters from a model must not steer the terminal; line break and tab stay.
 _UNPRINTABLE = {code: None for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -34,6 +35,7 @@ class Conversation:
     url: str
     options: dict[str, Any]
     system: str = ""
+    key: str = field(default="", repr=False)
     messages: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,7 +55,7 @@ class Conversation:
         asked = [*self.messages, {"role": "user", "content": text}]
 
         async def run() -> None:
-            async for piece in _stream(self.url, {**self.options, "messages": asked, "stream": True}):
+            async for piece in _stream(self.url, {**self.options, "messages": asked, "stream": True}, self.key):
                 pieces.append(piece)
                 write(piece.translate(_UNPRINTABLE))
 
@@ -109,10 +111,14 @@ def _from_lines(conversation: Conversation) -> int:
     return 0 if all(answered) else 1
 
 
-async def _stream(url: str, body: dict[str, Any]) -> AsyncIterator[str]:
+async def _stream(url: str, body: dict[str, Any], key: str) -> AsyncIterator[str]:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    path = f"{url}/v1/chat/completions"
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.post(f"{url}/v1/chat/completions", json=body) as response:
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session, session.post(path, json=body) as response:
+            if response.status == _UNAUTHORIZED:
+                raise ChatError(f"{_server_error(response.status, await response.read())}; give a key: CONVOY_API_KEY=... convoy chat")
             if response.status != _OK:
                 raise ChatError(_server_error(response.status, await response.read()))
             async for piece in _pieces(response.content):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from services.ops.ports import check_port, free_port
 from services.ops.processes import MARKER
 from services.ops.state import ROOT, OpsError, StateDir
-from services.settings import EdgeSettings, OpsSettings, RunnerSettings, load, read_env_file, told_about
+from services.settings import EdgeSettings, OpsSettings, RunnerSettings, load, read_env_file, secret_names, told_about
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +40,8 @@ def read_plan(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> Pl
     state = StateDir((root / Path(edge.state_dir).expanduser()).resolve())
     env |= {"STATE_DIR": str(state.path), "POD_LOG_DIR": str(state.logs), "PYTHONUNBUFFERED": "1", MARKER: str(state.path)}
     env |= told_about(root / ".env", shell)
+    for name in secret_names():
+        env.pop(name, None)
     return Plan(state, runner, edge, ops, env)
 
 

@@ -70,7 +70,7 @@ def launch(plan: Plan) -> Launch:
     watching = observability.arrange(plan)
     plan = plan.changed(OTEL_EXPORTER_OTLP_ENDPOINT=watching.otlp_endpoint)
     observability.write_files(plan.state, watching)
-    text = supervisor_config.render(plan.state, envoy, plan.runner.drain_timeout_seconds, watching.parts)
+    text = supervisor_config.render(plan.state, envoy, plan.edge, watching.parts)
     write_atomically(plan.state.config, text.encode())
     supervisor = _spawn(plan, ["services.ops.supervise", str(plan.state.config)], "supervisor.log")
     try:

@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from services import pods_file
 from services.files import write_atomically
+from services.ops import envoy_record
+from services.ops.envoy_record import EnvoyRecord
 from services.pods_file import PodsFile
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("envoy", "edge", "runner")
 """What serves. All else that is supervised watches, and may fail."""
 
-# sockaddr_un holds 108 bytes, and supervisord first binds a name with its process id appended.
-_MAX_SOCKET_PATH_BYTES = 95
+# sockaddr_un holds 108 bytes. supervisord first binds a name with its process id appended; Envoy's names are longer by up to 16 bytes.
+_MAX_SOCKET_PATH_BYTES = 88
 
 
 class OpsError(Exception):
@@ -88,12 +90,17 @@ class StateDir:
         return Path(tempfile.gettempdir()) / f"convoy-{_digest(self.path)}" / "s"
 
     @property
+    def envoy_sockets(self) -> Path:
+        """Folder in which an old and a new Envoy talk during a hot restart; beside the supervisor's socket."""
+        return self.socket.parent / "envoy"
+
+    @property
     def base_id(self) -> int:
         """Envoy's `--base-id`, one per state folder, so that two clones on one machine never share memory.
 
-        Envoy multiplies it by ten in 32 bits, hence 28 bits.
+        Envoy multiplies it by ten in 32 bits, and names its sockets by that as a signed number, hence 27 bits.
         """
-        return int(_digest(self.path)[:7], 16) or 1
+        return int(_digest(self.path)[:7], 16) >> 1 or 1
 
     def run(self) -> Run | None:
         """The run that was started here last, or None after `down`."""
@@ -107,9 +114,17 @@ class StateDir:
         """The runner's pods file; empty before the runner wrote one."""
         return _read(self.path / pods_file.NAME, PodsFile) or PodsFile(())
 
+    def envoy(self) -> EnvoyRecord:
+        """What Envoy's parent says of its Envoys; empty before it said anything."""
+        return _read(self.path / envoy_record.NAME, EnvoyRecord) or EnvoyRecord()
+
     def histories(self) -> dict[str, History]:
-        """Restarts of runner, edge and envoy."""
-        return _read(self.path / "programs.json", dict[str, History]) or {}
+        """Restarts of runner, edge and envoy: of Envoy itself by its parent, or of the parent by the supervisor."""
+        found = _read(self.path / "programs.json", dict[str, History]) or {}
+        envoy, parent = self.envoy(), found.get("envoy")
+        if parent:
+            found["envoy"] = History(parent.restarts + envoy.restarts, envoy.last_exit or parent.last_exit, parent.is_over)
+        return found
 
     def create(self) -> None:
         """Makes the folders; raises `OpsError` where that is not allowed."""
@@ -121,8 +136,18 @@ class StateDir:
 
     def clear(self) -> None:
         """Removes what only a running stack needs; logs and Envoy's rendered files stay."""
-        for name in ("run.json", pods_file.NAME, "programs.json", "edge.json", "pods_wanted", "supervisord.conf", "supervisord.pid"):
+        for name in (
+            "run.json",
+            pods_file.NAME,
+            "programs.json",
+            envoy_record.NAME,
+            "edge.json",
+            "pods_wanted",
+            "supervisord.conf",
+            "supervisord.pid",
+        ):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.envoy_sockets, ignore_errors=True)
         self.socket.unlink(missing_ok=True)
         if self.socket.parent != self.path:
             shutil.rmtree(self.socket.parent, ignore_errors=True)
@@ -137,7 +162,7 @@ class StateDir:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as error:
-            raise OpsError(f"another `convoy up` or `convoy down` is at work in {self.path}; wait until it is done") from error
+            raise OpsError(f"another `convoy up`, `down` or `restart` is at work in {self.path}; wait until it is done") from error
         finally:
             os.close(handle)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from services.ops import probe, processes, supervisor_client
 from services.ops.state import PROGRAMS
@@ -93,6 +93,10 @@ def _programs(state: StateDir, run: Run) -> list[Row]:
     rows = []
     for name, address in addresses.items():
         program, history = known.get(name), histories.get(name)
+        if name == "envoy" and program and program.pid:
+            # The supervisor knows Envoy's parent only.
+            envoy = state.envoy()
+            program = structs.replace(program, pid=envoy.pid or program.pid, started_at=envoy.started_at or program.started_at)
         rows.append(
             Row(
                 name=name,

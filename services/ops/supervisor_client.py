@@ -42,6 +42,11 @@ def stop(socket: Path, name: str) -> None:
     _call(socket, "stopProcess", name)
 
 
+def send_signal(socket: Path, name: str, signal: str) -> None:
+    """Sends a program a signal (`HUP`). Raises `SupervisorUnreachableError`, also if it does not run."""
+    _call(socket, "signalProcess", name, signal)
+
+
 def _state(row: dict[str, Any]) -> str:
     # The supervisor calls the first second of a program its start; it runs then, and readiness is asked of the program itself.
     state: str = row["statename"].lower()

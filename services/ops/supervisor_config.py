@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from services.ops.observability import Part
     from services.ops.state import StateDir
+    from services.settings import EdgeSettings
 
 # A pod may use its whole drain time; the runner then needs a moment of its own before it is killed.
 _STOP_MARGIN_SECONDS = 10
@@ -57,24 +58,34 @@ _RUNNER_POLICY = "autorestart=unexpected\nexitcodes=0,1\nstartsecs=0\nstopwaitse
 _ALWAYS_POLICY = "autostart=false\nautorestart=true\nstartsecs=1\nstartretries=30\nstopwaitsecs=10"
 
 
+# How long an Envoy that was replaced counts as draining. Each answer closes its connection from the first moment on, so little hangs on it.
+_DRAIN_SECONDS = 10
+
 # A part that watches may fail as often as it likes: the others go on.
 _PART_POLICY = "autorestart=true\nstartsecs=1\nstartretries=1000\nstopwaitsecs=10"
 
 
-def render(state: StateDir, envoy: Path, drain_timeout_seconds: float, parts: Sequence[Part] = ()) -> str:
+def render(state: StateDir, envoy: Path, settings: EdgeSettings, parts: Sequence[Part] = ()) -> str:
     """The configuration file. Higher priority stops first: pods drain while edge and Envoy still forward, what watches them goes last."""
     inside = state.socket.parent == state.path
     text = _HEAD.replace("{socket}", "supervisor.sock" if inside else escape(str(state.socket)))
     python = sys.executable
-    runner_policy = _RUNNER_POLICY.format(stop_seconds=int(drain_timeout_seconds) + _STOP_MARGIN_SECONDS)
+    runner_policy = _RUNNER_POLICY.format(stop_seconds=int(settings.drain_timeout_seconds) + _STOP_MARGIN_SECONDS)
     text += _program("runner", [python, "-m", "services.engine"], 30, runner_policy)
     text += _program("edge", [python, "-m", "services.edge", "run"], 20, _ALWAYS_POLICY)
-    # Envoy writes its access log to stdout and its own log to stderr.
-    text += _program("envoy", envoy_command(state, envoy), 10, _ALWAYS_POLICY, stdout="access.log", stderr="envoy.log")
+    # Envoys write their access log to stdout and their own log to stderr, both of which their parent hands on.
+    text += _program("envoy", parent_command(state, envoy, settings), 10, _ALWAYS_POLICY, stdout="access.log", stderr="envoy.log")
     for part in parts:
         environment = ",".join(f'{name}="{escape(value)}"' for name, value in part.env.items())
         text += _program(part.name, part.command, part.priority, _PART_POLICY + (f"\nenvironment={environment}" if environment else ""))
     return text
+
+
+def parent_command(state: StateDir, envoy: Path, settings: EdgeSettings) -> list[str]:
+    """How Envoy's parent is started."""
+    numbers = [state.base_id, settings.port, settings.admin_port, _DRAIN_SECONDS, settings.envoy_parent_shutdown_seconds]
+    arguments = [str(state.path), str(state.envoy_sockets), *map(str, numbers), *envoy_command(state, envoy)]
+    return [sys.executable, "-m", "services.ops.envoy_parent", *arguments]
 
 
 def envoy_command(state: StateDir, envoy: Path) -> list[str]:
@@ -83,7 +94,7 @@ def envoy_command(state: StateDir, envoy: Path) -> list[str]:
     The access log is written each second: by default a request would be 10 s old before `convoy logs` and `convoy trace` knew of it.
     """
     bootstrap = str(state.path / "envoy.yaml")
-    options = ["--concurrency", "1", "--base-id", str(state.base_id), "--log-level", "info", "--file-flush-interval-msec", "1000"]
+    options = ["--concurrency", "1", "--log-level", "info", "--file-flush-interval-msec", "1000"]
     return [str(envoy), "-c", bootstrap, *options]
 
 

@@ -15,6 +15,8 @@ LIVE = {"applies": "live"}
 RESTART_ENVOY = {"applies": "convoy restart envoy"}
 START = {"applies": "convoy down, convoy up"}
 """What holds where nothing is said."""
+SECRET = {**START, "secret": True}
+"""Neither printed nor passed on to processes."""
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):

@@ -90,6 +90,19 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
     ejection_seconds: Annotated[
         Seconds, Meta(description="How long; twice, three times as long if it comes back broken, at most 300 s.", extra=LIVE)
     ] = 5
+    envoy_parent_shutdown_seconds: Annotated[
+        int,
+        Meta(ge=1, le=86_400, description="How long an Envoy that was replaced (`convoy restart envoy`) goes on with its streams."),
+    ] = 660
+
+    def problem(self) -> str | None:
+        """A hot restart must not cut an answer that is within its time; for the rest see there."""
+        if self.envoy_parent_shutdown_seconds <= self.request_timeout_seconds:
+            return (
+                f"ENVOY_PARENT_SHUTDOWN_SECONDS={self.envoy_parent_shutdown_seconds} must be greater than "
+                f"REQUEST_TIMEOUT_SECONDS={self.request_timeout_seconds:g}"
+            )
+        return super().problem()
 
     @property
     def is_loopback(self) -> bool:

@@ -97,6 +97,16 @@ def _line_of(message: str, env_file: Path) -> int:
     return next((n for n, line in enumerate(lines, 1) if line.removeprefix("export ").partition("=")[0].strip() in named), 1)
 
 
+def secret_names() -> frozenset[str]:
+    """Those whose values are neither printed nor passed on."""
+    return frozenset(
+        field.name.upper()
+        for cls in declared.ALL
+        for field in msgspec.structs.fields(cls)
+        if any((meta.extra or {}).get("secret") for meta in _metas(field.type))
+    )
+
+
 def known_names() -> frozenset[str]:
     """The environment variables that are settings."""
     return frozenset(field.name.upper() for cls in declared.ALL for field in msgspec.structs.fields(cls))
@@ -135,7 +145,8 @@ def _convert(name: str, raw: str, field: msgspec.structs.FieldInfo) -> object:
     try:
         return msgspec.convert(raw, field.type, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(f"{name}={raw}: must be {allowed_of(field)}") from error
+        shown = "" if name in secret_names() else f"={raw}"
+        raise SettingsError(f"{name}{shown}: must be {allowed_of(field)}") from error
 
 
 def _refuse_misspelt(env: Mapping[str, str]) -> None:
@@ -178,5 +189,6 @@ __all__ = [
     "load",
     "load_again",
     "read_env_file",
+    "secret_names",
     "told_about",
 ]

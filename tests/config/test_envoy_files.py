@@ -30,9 +30,6 @@ EDGE_CODES = {
     "unsupported_http_version": (426, "invalid_request_error"),
     "headers_too_large": (431, "invalid_request_error"),
     "not_implemented": (501, "invalid_request_error"),
-    "forbidden": (403, "invalid_request_error"),
-    "invalid_api_key": (401, "invalid_request_error"),
-    "rate_limit_exceeded": (429, "rate_limit_error"),
 }
 
 

@@ -23,8 +23,8 @@ ALLOWED = {
     "openai": set[str](),
     "store": {"settings"},
     "telemetry": set[str](),
-    "clients": set[str](),
     "settings": set[str](),
+    "clients": set[str](),
 }
 
 

@@ -26,7 +26,7 @@ from tests.running import DEADLINE_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LEFT_BEHIND = {"envoy.yaml", "logs", "prometheus", "xds"}
+LEFT_BEHIND = {"clients.yaml", "envoy.yaml", "keys", "logs", "prometheus", "xds"}
 """What `down` leaves in the state folder: logs, what Envoy last ran with, and what Prometheus keeps."""
 
 
@@ -37,6 +37,7 @@ class Convoy:
         """Settings that the caller's shell may have are left out."""
         own = {name: value for name, value in os.environ.items() if name not in known_names()}
         defaults = {"STATE_DIR": str(state_dir), "ENGINE": "fake", "PORT": "0", "DRAIN_TIMEOUT_SECONDS": "5", "OBSERVABILITY": "off"}
+        defaults["CLIENTS_FILE"] = str(state_dir / "clients.yaml")
         self.state_dir = state_dir
         self.env = {**own, **defaults, **settings}
 

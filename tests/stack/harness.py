@@ -79,7 +79,7 @@ class RunningEdge:
 
     async def until_applied(self, path: Path) -> None:
         """Waits until the edge has taken a file over as it lies, and Envoy runs what follows from it."""
-        wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+        wanted = hashlib.sha256(path.read_bytes()).hexdigest()  # noqa: ASYNC240 - a test's own small file
 
         async def applied() -> bool:
             return self.is_agreed and self.status.get("inputs", {}).get(str(path), {}).get("sha256") == wanted
@@ -146,17 +146,19 @@ async def running_edge(
     *,
     edit: Mapping[str, Mapping[str, str]] | None = None,
     clients: str = "",
+    envoy_dir: Path | None = None,
     **settings: object,
 ) -> AsyncIterator[RunningEdge]:
     """Envoy and edge in front of `pods` (stand-ins, or entries of a pods file), begun when every ready stand-in is in use.
 
-    `clients` is the text of the clients file; there is none without. `settings` are environment variables by their lower-case names; `edit` changes a copy of Envoy's files: file -> old text -> new text.
+    `clients` is the text of the clients file; there is none without. `settings` are environment variables by their lower-case names; `edit`
+    changes a copy of Envoy's files: file -> old text -> new text; `envoy_dir` is a copy that the caller changes.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="convoy-", dir="/tmp"))
     port, admin_port = free_ports(2)
     values = {"port": port, "admin_port": admin_port, "state_dir": state_dir, "clients_file": state_dir / "clients.yaml", **settings}
     env = {**os.environ, **{name.upper(): str(value) for name, value in values.items()}}
-    envoy_dir = _edited_copy(state_dir, edit) if edit else ROOT / "envoy"
+    envoy_dir = _edited_copy(state_dir, edit) if edit else envoy_dir or ROOT / "envoy"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         edge = RunningEdge(port, admin_port, state_dir, env, envoy_dir, session)
         try:

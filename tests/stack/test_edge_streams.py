@@ -73,8 +73,9 @@ async def pods() -> AsyncIterator[list[StubPod]]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(pods: list[StubPod]) -> AsyncIterator[RunningEdge]:
     """An edge with short time limits, whose ejections last so briefly that one test does not reach into the next."""
-    edit = {"base_ejection_time: 5s": "base_ejection_time: 0.1s", "    interval: 1s\n    base": "    interval: 0.1s\n    base"}
-    async with running_edge(pods, edit={"clusters.yaml": edit}, **LIMITS) as started:
+    edit = {"    interval: 1s\n    base": "    interval: 0.1s\n    base"}
+    settings: dict[str, Any] = {**LIMITS, "ejection_seconds": 0.1}
+    async with running_edge(pods, edit={"clusters.yaml": edit}, **settings) as started:
         yield started
 
 

@@ -12,7 +12,8 @@ from supervisor.options import split_namespec
 
 from services.ops.state import ROOT, StateDir
 from services.ops.supervise import Options
-from services.ops.supervisor_config import envoy_command, render
+from services.ops.supervisor_config import parent_command, render
+from services.settings import EdgeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ def state(request: pytest.FixtureRequest) -> Iterator[StateDir]:
 
 def read_back(state: StateDir, envoy: Path, drain_seconds: float = 30) -> Options:
     """What supervisord itself understands of the rendered file."""
-    state.config.write_text(render(state, envoy, drain_seconds), encoding="utf-8")
+    state.config.write_text(render(state, envoy, EdgeSettings(drain_timeout_seconds=drain_seconds)), encoding="utf-8")
     options = Options()
     before = Path.cwd()
     os.chdir(state.path)  # as the supervisor does
@@ -59,8 +60,8 @@ def test_awkward_paths_reach_the_programs_unchanged(state: StateDir) -> None:
     envoy.chmod(0o755)
     known = programs(read_back(state, envoy))
     program, arguments = Subprocess(known["envoy"]).get_execv_args()
-    assert program == str(envoy)
-    assert list(arguments) == envoy_command(state, envoy)
+    assert program == sys.executable
+    assert list(arguments) == parent_command(state, envoy, EdgeSettings())
     assert Subprocess(known["runner"]).get_execv_args()[1] == [sys.executable, "-m", "services.engine"]
 
 
@@ -99,8 +100,8 @@ def test_a_long_state_path_takes_a_short_socket() -> None:
 
 
 def test_two_checkouts_never_share_envoys_memory() -> None:
-    """Envoy's base id differs by folder, is the same each time, and fits Envoy's 32 bits after its multiplication by ten."""
+    """Envoy's base id differs by folder, is the same each time, and fits Envoy's 31 bits after its multiplication by ten."""
     ids = {StateDir(Path(f"/clone{number}/.convoy")).base_id for number in range(50)}
     assert len(ids) == 50
-    assert max(ids) * 10 < 2**32
+    assert max(ids) * 10 < 2**31
     assert StateDir(Path("/clone1/.convoy")).base_id in ids
