@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -125,6 +125,11 @@ class StateDir:
         if parent:
             found["envoy"] = History(parent.restarts + envoy.restarts, envoy.last_exit or parent.last_exit, parent.is_over)
         return found
+
+    def num_clients(self) -> int | None:
+        """How many clients the edge knows; None where it asks for no key, or has not said yet."""
+        told = _read(self.path / "edge.json", dict[str, Any])
+        return (told or {}).get("num_clients")
 
     def create(self) -> None:
         """Makes the folders; raises `OpsError` where that is not allowed."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from services.ops.state import Run, StateDir
 
 _EXAMPLE = (
-    "curl {url}/v1/chat/completions -H 'content-type: application/json' "
+    "curl {url}/v1/chat/completions {key}-H 'content-type: application/json' "
     """-d '{{"messages": [{{"role": "user", "content": "Explain Docker in simple terms"}}], "max_tokens": 200}}'"""
 )
 
@@ -94,7 +94,9 @@ def _show(state: StateDir, terminal: Terminal, run: Run) -> None:
         terminal.show(status.table(found))
     if run.engine == "fake":
         terminal.say("ENGINE=fake: the answers are made up, for tests and load only.")
-    terminal.say(f"\nAPI {run.url}/v1, its pages {run.url}/docs. Try:\n{_EXAMPLE.format(url=run.url)}\n")
+    # The clients file, not its path's default, decides: an edge that runs tells how many clients it knows.
+    key = '-H "Authorization: Bearer $KEY" ' if state.num_clients() is not None else ""
+    terminal.say(f"\nAPI {run.url}/v1, its pages {run.url}/docs. Try:\n{_EXAMPLE.format(url=run.url, key=key)}\n")
 
 
 def _stop_in_foreground(state: StateDir, terminal: Terminal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ CLIENTS = clients_file(
     },
     limits="standard: {requests_per_minute: 60000, burst: 1000}\nbatch: {requests_per_minute: 6000, burst: 500}",
 ).replace(f"name: alice, keys: [{hash_of('alice')}], ", "name: alice, ")
+LENGTHS = (1, 54, 55, 56, 57, 63, 64, 65, 119, 120, 128, 300)
+"""Of keys, around the ends of SHA-256's blocks."""
+CLIENTS += f"- {{name: lengths, keys: [{', '.join(hashlib.sha256(b'k' * length).hexdigest() for length in LENGTHS)}]}}\n"
 
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "no key": ({}, "No API key"),
@@ -102,6 +106,14 @@ async def test_who_is_known_is_served(edge: RunningEdge, case: str) -> None:
     """Each way to send a key that is good is served."""
     async with edge.session.post(f"{edge.url}/chat", data=b"{}", headers=ACCEPTED[case]) as response:
         assert response.status == 200
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+async def test_the_hash_is_sha256_for_every_length(edge: RunningEdge, length: int) -> None:
+    """Envoy computes what `sha256sum` does; one character more is another key."""
+    for key, status in (("k" * length, 200), ("k" * length + "x", 401)):
+        async with edge.session.get(f"{edge.url}/v1/models", headers={"x-api-key": key}) as response:
+            assert response.status == status
 
 
 async def test_a_pod_is_told_who_calls_and_never_the_key(edge: RunningEdge, pod: StubPod) -> None:
@@ -180,3 +192,14 @@ def _words(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/quitquitquit", "/config_dumps", "/logging?level=trace", "/drain_listeners", "/healthcheck/fail", "/reset_counters", "/", "/help"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_admin_interface_lets_only_reads_through(edge: RunningEdge, method: str, path: str) -> None:
+    """Whoever reaches it, on loopback, can change nothing."""
+    async with edge.session.request(method, f"http://127.0.0.1:{edge.admin_port}{path}") as response:
+        assert response.status == 403
