@@ -75,6 +75,10 @@ class Publisher:
         self._drop_old_scripts(script)
         return {name: version for name, version in written.items() if version is not None}
 
+    def stir(self) -> None:
+        """Has Envoy read all its files again, as any rename in their folder does."""
+        write_json(self._path("stirred"), {})
+
     def write_targets(self, entries: Iterable[PodEntry], metrics_address: str = "") -> None:
         """Tells Prometheus where the pods, Envoy's statistics and the edge's own are: all pods that there are, ready or not."""
         folder, by_age = self.state_dir / TARGETS_DIR, sorted(entries, key=lambda entry: entry.started_at)

@@ -74,6 +74,7 @@ class Keys:
     """The doctor's keys; only their hashes are ever written."""
 
     def __init__(self) -> None:
+        """Makes them."""
         self.of = {f"doctor-{number}": new_key() for number in range(1, _NUM_USERS + 1)}
         self._ops = {f"doctor-ops-{number}": new_key() for number in range(1, _NUM_OPS + 1)}
         self.limited, self.expired, self.unknown = new_key(), new_key(), new_key()
@@ -159,6 +160,7 @@ class Admin:
     """Envoy's admin on loopback; reads only."""
 
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+        """`port` on loopback."""
         self._session = session
         self.port = port
 

@@ -40,8 +40,15 @@ CHECKS = (
         needs_lane=True,
     ),
     Check("port", callers.port, "Set HOST=127.0.0.1, or write a clients file (clients.example.yaml), and restart."),
-    Check("client limit", limits.client_limit, "envoy/limit_client.yaml must be enabled and enforced at 100 %, with a bucket for each class."),
-    Check("body limit", limits.body, "envoy/envoy.yaml must have the filter body_size_limit before its Lua; then restart Envoy.", needs_lane=True),
+    Check(
+        "client limit", limits.client_limit, "envoy/limit_client.yaml must be enabled and enforced at 100 %, with a bucket for each class."
+    ),
+    Check(
+        "body limit",
+        limits.body,
+        "envoy/envoy.yaml must have the filter body_size_limit before its Lua; then restart Envoy.",
+        needs_lane=True,
+    ),
     Check(
         "circuit breaker",
         limits.circuit,
@@ -77,12 +84,16 @@ CHECKS = (
     Check("metrics", surroundings.metrics, "`convoy status` shows what does not run; the targets lie in STATE_DIR/prometheus/targets."),
     Check("clocks", surroundings.clocks, "Let every machine set its clock by NTP: deadlines and the ends of keys count on it."),
     Check("disk", surroundings.disk, "Free at least 1 GB there, or move STATE_DIR: logs, traces and metrics need room."),
-    Check("files open", surroundings.file_descriptors, "Raise the limit (`ulimit -n`, LimitNOFILE), or lower MAX_CONNECTIONS; then restart."),
+    Check(
+        "files open", surroundings.file_descriptors, "Raise the limit (`ulimit -n`, LimitNOFILE), or lower MAX_CONNECTIONS; then restart."
+    ),
     Check("versions", surroundings.versions, "scripts/setup.sh installs what is pinned; then `convoy down`, `convoy up`."),
     Check("files", drift.files, "Mend the file that is named; the edge takes it over within a second. `convoy logs edge` tells more."),
     Check("settings", drift.settings, "Run the command that is named, or take the line out of .env."),
     Check("resources", drift.resources, "`convoy logs envoy` tells what Envoy refused; after `convoy restart envoy` it reads all anew."),
     Check("bootstrap", drift.bootstrap, _RESTART),
     Check("pods", drift.pods, "`convoy status` and `convoy logs edge` tell which of them is behind."),
-    Check("breakers", drift.breakers, "See the rows files and resources; if these are well, envoy/clusters.yaml has no default thresholds."),
+    Check(
+        "breakers", drift.breakers, "See the rows files and resources; if these are well, envoy/clusters.yaml has no default thresholds."
+    ),
 )

@@ -81,7 +81,9 @@ async def resources(visit: Visit) -> Finding:
     if is_same:
         return ok(", ".join(f"{name} {number}" for name, number in running.items()))
     written = _written(visit)
-    return failed("; ".join(f"{name}: Envoy runs {running[name]}, {written[name]} is written" for name in _SCOPES if running[name] != written[name]))
+    return failed(
+        "; ".join(f"{name}: Envoy runs {running[name]}, {written[name]} is written" for name in _SCOPES if running[name] != written[name])
+    )
 
 
 def _written(visit: Visit) -> dict[str, str]:
@@ -95,7 +97,9 @@ async def bootstrap(visit: Visit) -> Finding:
     wanted = envoy_mark.mark_of(config) if config else "no envoy.yaml"
     if started_with == wanted:
         return ok(f"envoy.yaml and its programs are what Envoy was started with ({wanted[:8]})")
-    return failed(f"envoy.yaml or a program that it names has changed since Envoy was started ({started_with[:8] or 'unmarked'}, now {wanted[:8]})")
+    return failed(
+        f"envoy.yaml or a program that it names has changed since Envoy was started ({started_with[:8] or 'unmarked'}, now {wanted[:8]})"
+    )
 
 
 async def settings(visit: Visit) -> Finding:
@@ -151,6 +155,6 @@ async def breakers(visit: Visit) -> Finding:
     wanted = dict.fromkeys(("max_connections", "max_requests", "max_retries"), settings.max_requests)
     wanted["max_pending_requests"] = settings.max_pending_requests
     thresholds = (await visit.admin.cluster("engine")).get("circuit_breakers", {}).get("thresholds", [])
-    running = next((item for item in thresholds if item.get("priority", "DEFAULT") == "DEFAULT"), {})
+    running: dict[str, int] = next((item for item in thresholds if item.get("priority", "DEFAULT") == "DEFAULT"), {})
     wrong = [f"{name} is {running.get(name)}, set to {number}" for name, number in wanted.items() if running.get(name) != number]
     return failed("; ".join(wrong)) if wrong else ok(", ".join(f"{name} {number}" for name, number in wanted.items()))

@@ -36,7 +36,7 @@ async def examine(target: Target, tell: Callable[[str], None], *, is_quick: bool
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         asker = Asker(session, target.url, Keys() if target.asks_for_keys else None)
         visit = Visit(target, asker, Admin(session, target.settings.admin_port), is_quick)
-        async with _opened(visit, tell) as (visit, lane_row):  # noqa: PLW2901 - with its lane
+        async with _opened(visit, tell) as (visit, lane_row):
             await _turn(visit, [check for check in CHECKS if check.turn == "all pods"], found, tell)
             if visit.maybe_lane:
                 visit.lane.break_pods(healing.HANG)

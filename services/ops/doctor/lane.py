@@ -61,6 +61,7 @@ class Lane:
     """The lane in force. A pod is named by its place, from 1."""
 
     def __init__(self, folder: Path, token: str, asker: Asker) -> None:
+        """`folder` is that of the pods' runner."""
         self._folder = folder
         self._token = token
         self._asker = asker
@@ -187,7 +188,9 @@ async def _until_in_force(target: Target, sha256: str) -> None:
         if said.get("sha256") == sha256 and runs == told["written"]:
             return
         if time.monotonic() > end:
-            what = f"Envoy runs {runs}, the edge wrote {told.get('written')}" if said.get("sha256") == sha256 else "the edge does not read it"
+            what = (
+                f"Envoy runs {runs}, the edge wrote {told.get('written')}" if said.get("sha256") == sha256 else "the edge does not read it"
+            )
             raise LaneError(f"no lane within {_START_SECONDS:g} s: {what}")
         await asyncio.sleep(_STEP_SECONDS)
 

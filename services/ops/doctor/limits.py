@@ -75,13 +75,15 @@ async def body(visit: Visit) -> Finding:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
     seen = f"content-length {size}: {line.decode(errors='replace').partition(' ')[2].strip()}"
-    return ok(f"{seen}, before a byte of it was sent") if b"request_too_large" in rest else failed(f"{seen}, expected 413 request_too_large")
+    return (
+        ok(f"{seen}, before a byte of it was sent") if b"request_too_large" in rest else failed(f"{seen}, expected 413 request_too_large")
+    )
 
 
 async def circuit(visit: Visit) -> Finding:
     """With as many requests at work as may be, one more is refused at once, and those at work are answered."""
     lane = visit.lane
-    lane.break_pods(dict.fromkeys((1, 2, 3), {"failure": "hang"}))
+    lane.break_pods({number: {"failure": "hang"} for number in (1, 2, 3)})
     tasks = [asyncio.create_task(lane.ask(timeout=20)) for _ in range(MAX_REQUESTS + _SURPLUS)]
     try:
         _, is_stuck = await _settled(tasks)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Mark = Literal["ok", "failed", "not in use"]
 
-_SIGNS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "not in use": "[dim]–[/]"}
+_SIGNS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "not in use": "[dim]-[/]"}
 
 
 class Finding(Struct, frozen=True):

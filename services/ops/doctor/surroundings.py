@@ -149,7 +149,9 @@ async def versions(visit: Visit) -> Finding:
     torch = _installed(["torch"]).get("torch", "none")
     if wrong:
         return failed("; ".join(wrong))
-    return ok(f"convoy {version()}, envoy {running} ({envoy_binary().name}), python {python}, torch {torch}; {len(pins)} packages as pinned")
+    return ok(
+        f"convoy {version()}, envoy {running} ({envoy_binary().name}), python {python}, torch {torch}; {len(pins)} packages as pinned"
+    )
 
 
 def _pins() -> dict[str, list[str]]:
