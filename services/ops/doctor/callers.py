@@ -25,13 +25,11 @@ _CONNECT_SECONDS = 1.0
 _RECORD_SECONDS = 5.0
 _MAX_ADDRESSES = 8
 
-# What only Envoy may say to a pod, each with a value that would be seen to act: another name, no model allowed, a deadline long past.
+# What only Envoy may say to a pod, with values that would be seen to act: another name, no model allowed. Of x-convoy-* no pod would show it.
 FORGED = {
     "x-client-id": "forged",
     "x-client-role": "ops",
     "x-client-models": "none-at-all",
-    "x-convoy-deadline": "1",
-    "x-convoy-stream": "0",
 }
 
 
@@ -59,7 +57,7 @@ async def identity(visit: Visit) -> Finding:
     own = bearer(key) if key else {}
     answer = await visit.lane.ask(headers={**own, **FORGED, "x-request-id": request_id})
     if answer.status != 200:
-        return failed(f"forged x-client-*, x-convoy-* acted: {answer} {answer.error.get('message', '')}".strip())
+        return failed(f"forged x-client-* acted: {answer} {answer.error.get('message', '')}".strip())
 
     async def is_recorded() -> bool:
         return visit.lane.client_of(request_id) is not None

@@ -36,7 +36,7 @@ CHECKS = (
     Check(
         "identity",
         callers.identity,
-        "envoy/envoy.yaml must remove x-client-* and x-convoy-* (early_header_mutation_extensions); then restart Envoy.",
+        "envoy/envoy.yaml must remove x-client-* (early_header_mutation_extensions); then restart Envoy.",
         needs_lane=True,
     ),
     Check("port", callers.port, "Set HOST=127.0.0.1, or write a clients file (clients.example.yaml), and restart."),

@@ -1,4 +1,4 @@
-"""Doors that must be shut: Envoy's admin and the inner paths of Envoy and pods. Only GETs are tried, which could do nothing if one were open."""
+"""Doors that must be shut: Envoy's admin, inner paths of Envoy and pods. Only GETs are tried: if one were open they would do nothing."""
 
 from __future__ import annotations
 

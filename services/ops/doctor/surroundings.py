@@ -164,10 +164,10 @@ def _pins() -> dict[str, list[str]]:
 
 def _installed(names: Iterable[str]) -> dict[str, str]:
     """Those that are there, without what a build adds (2.13.0+cpu)."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {_normal(item.name): item.version.partition("+")[0] for item in metadata.distributions()}
+    return {name: found[_normal(name)] for name in names if _normal(name) in found}
+
+
+def _normal(name: str) -> str:
+    """As package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
