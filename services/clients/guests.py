@@ -26,12 +26,16 @@ class GuestsError(ValueError):
 
 
 class Guests(Struct, frozen=True, forbid_unknown_fields=True):
-    """`token` opens the lane as the header x-doctor-lane; `until` in Unix seconds. Clients have the class `doctor`."""
+    """`token` opens the lane as the header x-doctor-lane; `until` in Unix seconds. Clients have the class `doctor`.
+
+    `max_requests` is the lane's own, so that its breaker can be seen to open without as many requests as the pool may hold.
+    """
 
     token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,64}$|^$")] = ""
     until: float = 0.0
     pods: tuple[PodEntry, ...] = ()
     clients: tuple[Client, ...] = ()
+    max_requests: Annotated[int, Meta(ge=1)] | None = None
 
 
 NOBODY = Guests()

@@ -33,6 +33,8 @@ _STEADY_INTERVAL = 1.0
 # How soon after a write Envoy should run it, and how often it is asked when nothing was written (it may have been started again).
 _APPLY_INTERVAL = 0.2
 _DRIFT_INTERVAL = 5.0
+# After so many answers that differ Envoy is to read its files again: it refuses a route to a cluster whose pods were not checked yet.
+_STIR_AT = {2, 5, 15, 50}
 
 
 class Edge:
@@ -156,13 +158,17 @@ class Edge:
             self._changed.set()
 
     async def _follow_envoy(self, session: aiohttp.ClientSession) -> None:
-        """Asks Envoy what it runs after each write, and now and then."""
+        """Asks Envoy what it runs after each write, and now and then; has it read the files again if it runs another version."""
+        num_asked = 0
         while True:
+            num_asked = 0 if self._written.is_set() else num_asked + 1
             self._written.clear()
             running = await ask_envoy(session, self._publisher.settings.admin_port)
             wanted = self._publisher.versions()
             self._compare(running, wanted)
             agreed = running is not None and running.versions == wanted
+            if running is not None and not agreed and num_asked in _STIR_AT:
+                self._publisher.stir()
             await _wait_for_one([self._written], _DRIFT_INTERVAL if agreed else _APPLY_INTERVAL)
 
     def _compare(self, running: Running | None, wanted: dict[str, str]) -> None:

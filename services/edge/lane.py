@@ -27,6 +27,8 @@ def clusters(response: Json, guests: Guests, state_dir: Path) -> Json:
     path = rendering.resource_path(state_dir, NAME)
     copy = deepcopy(engine) | {"name": CLUSTER}
     copy["eds_cluster_config"]["eds_config"]["path_config_source"] = {"path": str(path), "watched_directory": {"path": str(path.parent)}}
+    if guests.max_requests is not None:
+        copy["circuit_breakers"]["thresholds"][0]["max_requests"] = guests.max_requests
     return {**response, "resources": [*response["resources"], copy]}
 
 

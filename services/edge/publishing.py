@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from services import envoy_mark
 from services.edge import clients, lane, rendering
 from services.edge.files import publish, read_json, version_of, write_json
 from services.edge.pods import Endpoint, endpoints_in
@@ -74,6 +75,10 @@ class Publisher:
         self._drop_old_scripts(script)
         return {name: version for name, version in written.items() if version is not None}
 
+    def stir(self) -> None:
+        """Has Envoy read all its files again, as any rename in their folder does."""
+        write_json(self._path("stirred"), {})
+
     def write_targets(self, entries: Iterable[PodEntry], metrics_address: str = "") -> None:
         """Tells Prometheus where the pods, Envoy's statistics and the edge's own are: all pods that there are, ready or not."""
         folder, by_age = self.state_dir / TARGETS_DIR, sorted(entries, key=lambda entry: entry.started_at)
@@ -113,6 +118,7 @@ class Publisher:
     def _write_bootstrap(self) -> None:
         path = self.state_dir / "envoy.yaml"
         config = rendering.bootstrap(self.wanted.files, self.wanted.settings, self.envoy_dir, self.state_dir)
+        envoy_mark.put(config)
         if read_json(path) != config:
             write_json(path, config)
 

@@ -188,6 +188,18 @@ def top(
     show(read_plan().state, is_once=once)
 
 
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,  # noqa: FBT002 - typer
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long: the first-token limit, a pod's return.")] = False,  # noqa: FBT002 - typer
+) -> None:
+    """Prove each policy of the running stack by doing. Exit code 0: all is well; 1: something is not; 3: nothing runs."""
+    from services.ops.doctor.command import doctor as run  # noqa: PLC0415
+
+    _stop_on_signals()
+    raise typer.Exit(run(read_plan().state, is_json=as_json, is_quick=quick))
+
+
 def _running_url() -> str:
     run = read_plan().state.run()
     if run is None:
@@ -196,7 +208,7 @@ def _running_url() -> str:
 
 
 def _stop_on_signals() -> None:
-    """SIGTERM and SIGHUP stop `convoy up` as Ctrl-C does; one that the caller chose to ignore (nohup) stays ignored."""
+    """SIGTERM and SIGHUP stop `convoy up` and `convoy doctor` as Ctrl-C does; one that the caller chose to ignore (nohup) stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
