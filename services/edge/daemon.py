@@ -14,6 +14,7 @@ from services.edge.files import write_json
 from services.edge.inputs import blame
 from services.edge.pods import Pod, RetryRule, endpoints_of, known_state
 from services.edge.validation import InvalidConfigError
+from services.edge.waiting import cancel, raise_failure, wait_for_one
 from services.settings.reader import changeable
 from services.telemetry.edge_metrics import EdgeMetrics
 from services.telemetry.logging import get_logger
@@ -78,10 +79,10 @@ class Edge:
                     if self._changed.is_set():
                         self._changed.clear()
                         self._tell()
-                    _raise_failure([*tasks, *self._watchers.values()])
-                    await _wait_for_one([self._changed, stop], _SOURCE_INTERVAL)
+                    raise_failure([*tasks, *self._watchers.values()])
+                    await wait_for_one([self._changed, stop], _SOURCE_INTERVAL)
             finally:
-                await _cancel([*tasks, *self._watchers.values()])
+                await cancel([*tasks, *self._watchers.values()])
         self._log.info("edge.stopped")
 
     async def _follow_inputs(self) -> None:
@@ -169,7 +170,7 @@ class Edge:
             agreed = running is not None and running.versions == wanted
             if running is not None and not agreed and num_asked in _STIR_AT:
                 self._publisher.stir()
-            await _wait_for_one([self._written], _DRIFT_INTERVAL if agreed else _APPLY_INTERVAL)
+            await wait_for_one([self._written], _DRIFT_INTERVAL if agreed else _APPLY_INTERVAL)
 
     def _compare(self, running: Running | None, wanted: dict[str, str]) -> None:
         """Logs what Envoy newly runs or refuses."""
@@ -231,25 +232,3 @@ class Edge:
         }
         self._metrics.tell(told)
         write_json(self._publisher.state_dir / "edge.json", told)
-
-
-def _raise_failure(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            task.result()
-
-
-async def _wait_for_one(events: list[asyncio.Event], timeout: float) -> None:
-    """Waits until one of the events is set, at most `timeout` seconds."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
