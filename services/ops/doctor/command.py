@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 FAILED, NOTHING_RUNS = 1, 3
 
 _INTENT = (
-    "convoy doctor: examines {url} by doing. It starts {pods} pods of its own (fake engine), has the edge make a lane in Envoy that only it "
-    "can use, and breaks these pods on purpose; clients' requests never meet them. It asks some 100 to 200 requests, with keys of its own "
-    "that end with it; the pods in service get two. It takes everything away again, after {seconds:.0f} s at the latest. "
+    "convoy doctor: examines {url} by doing. It starts {pods} pods of its own (fake engine), has the edge make a lane in Envoy that only "
+    "it can use, and breaks these pods on purpose; clients' requests never meet them. It asks some 100 to 200 requests, with keys of "
+    "its own that end with it; the pods in service get two. It takes everything away again, after {seconds:.0f} s at the latest. "
     "Ctrl-C stops it."
 )
 
