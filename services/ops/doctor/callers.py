@@ -25,7 +25,7 @@ _CONNECT_SECONDS = 1.0
 _RECORD_SECONDS = 5.0
 _MAX_ADDRESSES = 8
 
-# What only Envoy may say to a pod, with values that would be seen to act: another name, no model allowed. No pod would show x-convoy-*.
+# What only Envoy may say to a pod, with values that would be seen to act: another name, no model allowed. Of x-convoy-* nothing would be.
 FORGED = {
     "x-client-id": "forged",
     "x-client-role": "ops",

@@ -23,8 +23,8 @@ FAILED, NOTHING_RUNS = 1, 3
 
 _INTENT = (
     "convoy doctor: examines {url} by doing. It starts {pods} pods of its own (fake engine), has the edge make a lane in Envoy that only "
-    "it can use, and breaks these pods on purpose; clients' requests never meet them. It asks some 100 to 200 requests, with keys of its own "
-    "that end with it; the pods in service get two. It takes everything away again, after {seconds:.0f} s at the latest. "
+    "it can use, and breaks these pods on purpose; clients' requests never meet them. It asks some 100 to 200 requests, with keys of "
+    "its own that end with it; the pods in service get two. It takes everything away again, after {seconds:.0f} s at the latest. "
     "Ctrl-C stops it."
 )
 

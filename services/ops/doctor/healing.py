@@ -31,7 +31,7 @@ MAX_WAIT_SECONDS = 60.0
 
 
 async def deadline(visit: Visit) -> Finding:
-    """A request that wants its answer within 300 ms is told after 300 ms that there is none, whatever its pod does."""
+    """A request that wants its answer within 300 ms is told soon after that there is none, whatever its pod does."""
     with visit.lane.frozen():
         try:
             answer = await visit.lane.ask(headers={"x-request-deadline-ms": str(_DEADLINE_MS)}, timeout=_DEADLINE_SECONDS)
