@@ -197,10 +197,10 @@ class Edge:
             self._judged = judged
             self._changed.set()
         for path in {str(part.path) for part in self._inputs.parts}:
+            self._metrics.tell_refused_file(path, is_refused=path in found)
             if found.get(path, "") != self._errors.get(path, ""):
                 if path in found:
                     self._log.error("edge.file_refused", path=path, error=found[path])
-                self._metrics.tell_refused_file(path, is_refused=path in found)
                 self._set_error(path, found.get(path, ""))
 
     def _set_error(self, source: str, text: str) -> None:
