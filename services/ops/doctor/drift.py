@@ -152,8 +152,9 @@ async def _lists(visit: Visit) -> dict[str, set[str]]:
 async def breakers(visit: Visit) -> Finding:
     """The limits of the running pool are those of the settings."""
     settings = visit.target.settings
-    wanted = dict.fromkeys(("max_connections", "max_requests", "max_retries"), settings.max_requests)
+    wanted = dict.fromkeys(("max_requests", "max_retries"), settings.max_requests)
     wanted["max_pending_requests"] = settings.max_pending_requests
+    wanted["max_connections"] = settings.max_requests + settings.max_pending_requests
     thresholds = (await visit.admin.cluster("engine")).get("circuit_breakers", {}).get("thresholds", [])
     running: dict[str, int] = next((item for item in thresholds if item.get("priority", "DEFAULT") == "DEFAULT"), {})
     wrong = [f"{name} is {running.get(name)}, set to {number}" for name, number in wanted.items() if running.get(name) != number]
