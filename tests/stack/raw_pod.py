@@ -41,6 +41,9 @@ class RawPod:
         """Beginnings of what was no request."""
         self.answer_bytes = 0
         """So many bytes are added to each answer's body."""
+        self.pause = asyncio.Event()
+        """An answer waits for it in the middle of its body; set unless a test clears it."""
+        self.pause.set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -54,6 +57,7 @@ class RawPod:
         """Stops listening and ends every connection."""
         assert self._server is not None
         self._server.close()
+        self.pause.set()
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -66,7 +70,13 @@ class RawPod:
         try:
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
-                    writer.write(self._answer(await self._read(reader)))
+                    request = await self._read(reader)
+                    is_question = request.target == "/readyz" and not request.all("x-client-id")
+                    answer = self._answer(request, is_question=is_question)
+                    writer.write(answer[:-10])
+                    if not is_question:
+                        await self.pause.wait()
+                    writer.write(answer[-10:])
                     await writer.drain()
         finally:
             self._writers.discard(writer)
@@ -89,9 +99,9 @@ class RawPod:
             raise ConnectionError from None
         return Received(method, target, version, headers, body)
 
-    def _answer(self, request: Received) -> bytes:
+    def _answer(self, request: Received, *, is_question: bool) -> bytes:
         told: dict[str, object] = {"pod": self.name, "state": "ready"}
-        if request.target != "/readyz" or request.all("x-client-id"):
+        if not is_question:
             self.seen.append(request)
             told = {"target": request.target, "method": request.method, "filler": "x" * self.answer_bytes}
         body = b"" if request.method == "HEAD" else json.dumps(told).encode()
