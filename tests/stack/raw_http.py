@@ -39,6 +39,39 @@ async def exchange(port: int, data: bytes, deadline_seconds: float = 30.0) -> Ra
 async def _read(reader: asyncio.StreamReader) -> RawAnswer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
-    length = headers.get("content-length")
+    status = int(head[0].split()[1])
+    length = "0" if status < 200 else headers.get("content-length")
     body = await (reader.readexactly(int(length)) if length is not None else reader.read())
-    return RawAnswer(int(head[0].split()[1]), headers, body)
+    return RawAnswer(status, headers, body)
+
+
+class _Collector(asyncio.Protocol):
+    """Everything that comes until the connection ends, by a reset, too (a stream reader loses what it had not handed out by then)."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def conversation(port: int, data: bytes, deadline_seconds: float = 30.0) -> list[RawAnswer]:
+    """Sends `data` and reads every answer until the edge ends the connection; an interim one (1xx) is an answer of its own."""
+    transport, collector = await asyncio.get_running_loop().create_connection(_Collector, "127.0.0.1", port)
+    try:
+        transport.write(data)
+        await asyncio.wait_for(asyncio.shield(collector.ended), deadline_seconds)
+    finally:
+        transport.abort()
+    reader = asyncio.StreamReader()
+    reader.feed_data(bytes(collector.data))
+    reader.feed_eof()
+    answers = []
+    while not reader.at_eof():
+        answers.append(await _read(reader))
+    return answers
