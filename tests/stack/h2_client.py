@@ -58,8 +58,8 @@ class H2Client(asyncio.Protocol):
             return
         self.transport.write(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload)
 
-    def request(self, stream: int, headers: Iterable[tuple[str, str]], body: bytes | None = None) -> H2Stream:
-        """A request as given; `body` None: there is none."""
+    def request(self, stream: int, headers: Iterable[tuple[str, str]], body: bytes | None = None, *, ends: bool = True) -> H2Stream:
+        """A request as given; `body` None: there is none. One that does not end has more body to come."""
         block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)
         for at in range(0, max(len(block), 1), 16_384):
             is_last = at + 16_384 >= len(block)
@@ -68,7 +68,8 @@ class H2Client(asyncio.Protocol):
         if body is not None:
             for at in range(0, len(body), 16_384):
                 self.send(DATA, 0, stream, body[at : at + 16_384])
-            self.send(DATA, END_STREAM, stream)
+            if ends:
+                self.send(DATA, END_STREAM, stream)
         return self.streams.setdefault(stream, H2Stream())
 
     async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:

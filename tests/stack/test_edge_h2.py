@@ -173,7 +173,8 @@ async def test_h2c_error_has_openai_body(edge: RunningEdge, pod: RawPod, case: s
     """What could be read as a request gets the same errors as over HTTP/1.1, and the connection goes on."""
     headers, body, status, code = ANSWERED[case]
     async with h2_connection(edge.port) as client:
-        stream = client.request(1, headers, body)
+        # One whose length is wrong when it ends is no request, which Envoy may see before it has answered.
+        stream = client.request(1, headers, body, ends="announced" not in case)
         await client.until_over(stream)
         assert (stream.status, json.loads(stream.body)["error"]["code"]) == (status, code)
         assert not pod.seen
