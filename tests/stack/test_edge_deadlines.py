@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from tests.running import running_pods
-from tests.stack.harness import running_edge
+from tests.stack.harness import running_edge, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,6 +24,15 @@ pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
 SLOW = {"message": "hi", "max_tokens": 1000, "ignore_eos": True}
 """Ten seconds of answer."""
+CAPPED: dict[str, Any] = {
+    "queue_timeout_seconds": 0.2,
+    "keepalive_seconds": 0.4,
+    "first_token_timeout_seconds": 1,
+    "hang_timeout_seconds": 2,
+    "stall_timeout_seconds": 2.5,
+    "request_timeout_seconds": 3,
+}
+"""The shortest longest answer."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -72,6 +83,50 @@ async def test_a_deadline_beyond_the_longest_answer_is_capped(edge: RunningEdge)
     """It is no way around REQUEST_TIMEOUT_SECONDS, and no reason to refuse."""
     status, _, _ = await _ask(edge, "999999999", max_tokens=3)
     assert status == 200
+
+
+async def test_two_deadlines_are_none(edge: RunningEdge) -> None:
+    """Whoever sends the header twice is not given either of them."""
+    headers = [("x-request-deadline-ms", "500"), ("x-request-deadline-ms", "60000")]
+    async with edge.session.post(f"{edge.url}/chat", json=SLOW, headers=headers) as response:
+        error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (400, "invalid_value", "x-request-deadline-ms")
+
+
+async def test_a_second_attempt_has_the_rest_of_the_time() -> None:
+    """A pod dies at half of the deadline: the other one ends the request at the same moment as the first would have."""
+    with running_pods(2, fake_tokens_per_second=100, fake_first_token_ms=1000) as pods:
+        async with running_edge(pods.entries) as started:
+            await started.until_healthy("engine-1", "engine-2")
+            begun = time.monotonic()
+            asked = [asyncio.create_task(_ask(started, "3000")) for _ in range(8)]
+            await until(lambda: _are_active(started, 8), "requests at the pods")
+            await asyncio.sleep(1.5 - (time.monotonic() - begun))  # the time itself is what is tested
+            os.kill(pods.entry("engine-1")["pid"], signal.SIGKILL)
+            answers = await asyncio.gather(*asked)
+            seconds = time.monotonic() - begun
+    assert {(status, body["error"]["code"]) for status, body, _ in answers} == {(504, "deadline_exceeded")}
+    assert {told["x-convoy-pod"] for _, _, told in answers} == {"engine-2"}
+    assert "2" in {told["x-convoy-attempts"] for _, _, told in answers}
+    assert 3 <= seconds < 4
+
+
+async def test_a_deadline_of_a_stream_is_capped() -> None:
+    """A stream that asks for more than REQUEST_TIMEOUT_SECONDS ends there, with an event of the pod's."""
+    with running_pods(1, fake_tokens_per_second=100, **CAPPED) as pods:
+        async with running_edge(pods.entries, **CAPPED) as started:
+            await started.until_healthy("engine-1")
+            begun = time.monotonic()
+            headers = {"x-request-deadline-ms": "999999999"}
+            async with started.session.post(f"{started.url}/chat", json={**SLOW, "stream": True}, headers=headers) as response:
+                events = [line for line in (await response.read()).split(b"\n") if line.startswith(b"data: ")]
+            assert 3 <= time.monotonic() - begun < 3 + 1.5
+    error = json.loads(events[-1].removeprefix(b"data: "))["error"]
+    assert (error["code"], "3000 ms" in error["message"]) == ("deadline_exceeded", True)
+
+
+async def _are_active(edge: RunningEdge, count: int) -> bool:
+    return await edge.active_requests() == count
 
 
 async def test_deadlines_eject_no_pod(edge: RunningEdge) -> None:

@@ -96,9 +96,9 @@ async def test_failing_pod_is_hidden_by_the_other(edge: RunningEdge, pods: list[
 
 
 async def test_large_body_is_retried_whole(edge: RunningEdge, pods: list[StubPod]) -> None:
-    """A prompt of some megabytes survives a failing pod like a short one."""
+    """A prompt as large as MAX_BODY_BYTES allows survives a failing pod like a short one."""
     pods[0].behaviour = "reset"
-    body = b'{"prompt": "' + b"x" * 2_000_000 + b'"}'
+    body = b'{"prompt": "' + b"x" * (8 * 1024 * 1024 - 14) + b'"}'
     attempts = set()
 
     async def retried() -> bool:
