@@ -32,6 +32,8 @@ log = get_logger()
 
 EXIT_LOAD_FAILED = 1
 _BEAT_SECONDS = 1.0
+# Above what Envoy lets through (32 KiB with all it adds): what is too large is for the edge to say.
+_MAX_HEAD_BYTES = 64 * 1024
 # How long a draining pod waits to be asked for its readiness; the edge asks several times a second.
 _NOTICE_SECONDS = 2.0
 # Time for the edge to write, and Envoy to take in, that the pod is draining.
@@ -82,7 +84,11 @@ async def _serve(settings: EngineSettings, name: str, listener: socket.socket, h
         loop.add_signal_handler(number, stop.set)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
-    server = await loop.create_server(lambda: PodProtocol(runner.server, loop=loop, access_log=None), sock=listener)  # type: ignore[arg-type]
+    sizes = {"max_line_size": _MAX_HEAD_BYTES, "max_field_size": _MAX_HEAD_BYTES}
+    server = await loop.create_server(
+        lambda: PodProtocol(runner.server, loop=loop, access_log=None, **sizes),  # type: ignore[arg-type] # aiohttp's own options
+        sock=listener,
+    )
     log.info("pod.listening", port=listener.getsockname()[1], pid=os.getpid())
     heartbeat = asyncio.create_task(heart.beat(app))
     await stop.wait()

@@ -58,18 +58,17 @@ class H2Client(asyncio.Protocol):
             return
         self.transport.write(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload)
 
-    def request(self, stream: int, headers: Iterable[tuple[str, str]], body: bytes | None = None, *, ends: bool = True) -> H2Stream:
-        """A request as given; `body` None: there is none. One that does not end has more body to come."""
+    def request(self, stream: int, headers: Iterable[tuple[str, str]], body: bytes | None = None, *, is_open: bool = False) -> H2Stream:
+        """A request as given; `body` None: there is none, or with `is_open` it has not come yet."""
         block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers)
         for at in range(0, max(len(block), 1), 16_384):
             is_last = at + 16_384 >= len(block)
-            kind, flags = (9 if at else HEADERS), (END_HEADERS if is_last else 0) | (0 if at or body is not None else END_STREAM)
+            kind, flags = (9 if at else HEADERS), (END_HEADERS if is_last else 0) | (0 if at or is_open or body is not None else END_STREAM)
             self.send(kind, flags, stream, block[at : at + 16_384])
         if body is not None:
             for at in range(0, len(body), 16_384):
                 self.send(DATA, 0, stream, body[at : at + 16_384])
-            if ends:
-                self.send(DATA, END_STREAM, stream)
+            self.send(DATA, END_STREAM, stream)
         return self.streams.setdefault(stream, H2Stream())
 
     async def until(self, condition: Callable[[], object], seconds: float = 30.0) -> None:
