@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 _CPUCLOCK_SCHED = 2
@@ -54,15 +54,17 @@ def cpu_seconds(pids: Sequence[int]) -> float:
     return sum(time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED) for pid in pids)
 
 
-async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:
+async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
     """One request, read to its end; anything but 200 ends the measurement."""
-    async with session.post(url, json=body) as response:
+    async with session.post(url, json=body, headers=headers) as response:
         await response.read()
         if response.status != 200:
             raise RuntimeError(f"{url} answered {response.status}")
 
 
-async def closed_loop(url: str, body: dict[str, Any], *, clients: int, requests: int, pids: Sequence[int]) -> Round:
+async def closed_loop(
+    url: str, body: dict[str, Any], *, clients: int, requests: int, pids: Sequence[int], headers: Mapping[str, str] | None = None
+) -> Round:
     """`clients` that each ask again as soon as they are answered, until `requests` are done."""
     latencies: list[float] = []
     todo = iter(range(requests))
@@ -70,11 +72,11 @@ async def closed_loop(url: str, body: dict[str, Any], *, clients: int, requests:
     async def client(session: aiohttp.ClientSession) -> None:
         for _ in todo:
             start = time.perf_counter()
-            await ask(session, url, body)
+            await ask(session, url, body, headers)
             latencies.append(time.perf_counter() - start)
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(ask(session, url, body) for _ in range(clients)))  # connections are open before the clock runs
+        await asyncio.gather(*(ask(session, url, body, headers) for _ in range(clients)))  # connections are open before the clock runs
         before = cpu_seconds(pids)
         await asyncio.gather(*(client(session) for _ in range(clients)))
         used = cpu_seconds(pids) - before
