@@ -102,7 +102,9 @@ def body(size: int) -> dict[str, Any]:
     return asked
 
 
-async def compare(envoys: Mapping[str, tuple[int, str]], asked: dict[str, Any], rounds: int, requests: int) -> dict[str, tuple[float, float]]:
+async def compare(
+    envoys: Mapping[str, tuple[int, str]], asked: dict[str, Any], rounds: int, requests: int
+) -> dict[str, tuple[float, float]]:
     """Of each Envoy the processor time a request (16 clients) and the median latency (one client): the least of all rounds, in µs."""
     load = partial(closed_loop, body=asked, headers=bearer("client-0"))
     many = {name: partial(load, url + PATH, clients=16, requests=requests, pids=[pid]) for name, (pid, url) in envoys.items()}
@@ -137,8 +139,8 @@ async def measure(rounds: int = 7) -> list[Section]:
     section = Section(
         "Convoy's chain beside a bare Envoy",
         ["request", "bare, CPU a request", "whole chain", "chain ÷ bare", "5000 clients", "no clients file", "added p50"],
-        notes=f"Envoy that only routes, and Envoy with all of `envoy/` (keys, limits, Lua, access log, {SETTINGS['trace_sample_percent']} % "
-        f"traced), each on one thread, in front of one pod that sends fixed bytes. Processor time with 16 clients, latency with one; the "
+        notes="Envoy that only routes, and Envoy with all of `envoy/` (keys, limits, Lua, access log, "
+        f"{SETTINGS['trace_sample_percent']} % traced), each on one thread, in front of one pod that sends fixed bytes. Processor time with 16 clients, latency with one; the "
         f"least of {rounds} interleaved rounds. The whole chain knows 10 clients. The aims are for 2 KB.",
     )
     async with contestants() as envoys:

@@ -62,7 +62,7 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any], he
             raise RuntimeError(f"{url} answered {response.status}")
 
 
-async def closed_loop(
+async def closed_loop(  # noqa: PLR0913 - what a load is
     url: str, body: dict[str, Any], *, clients: int, requests: int, pids: Sequence[int], headers: Mapping[str, str] | None = None
 ) -> Round:
     """`clients` that each ask again as soon as they are answered, until `requests` are done."""

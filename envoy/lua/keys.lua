@@ -73,6 +73,7 @@ local function read_clients(lines)
       n = n + 1
       if value ~= "" then client[FIELDS[n]] = value end
     end
+    client.limit = client.rate .. "/" .. client.burst
     clients[hash] = client
   end
   return clients
@@ -80,6 +81,10 @@ end
 
 local CLIENTS = CONVOY_CLIENTS and read_clients(CONVOY_CLIENTS)
 CONVOY_CLIENTS = nil   -- 5000 clients are 600 kB of text
+
+-- Clients by keys that were seen, so that a key is hashed once and not for each request (16 of 43 microseconds). Only good keys are in it,
+-- and it goes with this version of the table. Keys lie in Envoy's memory anyway, in the requests that carry them; no dump shows them.
+local SEEN = {}
 
 -- What a pod is told of the client; early_header_mutation has removed what the caller said of itself.
 local HEADERS = {
@@ -114,15 +119,14 @@ end
 local function identify(handle, headers)
   local key, problem = key_of(headers)
   if not key then return refuse(handle, problem) end
-  local client = CLIENTS[sha256(key)]
+  local client = SEEN[key] or CLIENTS[sha256(key)]
   if not client then return refuse(handle, "This API key is not known.") end
+  SEEN[key] = client
   if client.expires and handle:timestamp() >= tonumber(client.expires) * 1000 then return refuse(handle, "This API key has expired.") end
   for field, name in pairs(HEADERS) do
     if client[field] then headers:add(name, client[field]) end
   end
-  local told = handle:streamInfo():dynamicMetadata()
-  told:set("convoy", "rate", client.rate)
-  told:set("convoy", "burst", client.burst)
+  handle:streamInfo():dynamicMetadata():set("convoy", "limit", client.limit)
 end
 
 function envoy_on_request(handle)
@@ -156,9 +160,10 @@ function envoy_on_response(handle)
   headers:remove("x-ratelimit-limit")
   headers:remove("x-ratelimit-remaining")
   headers:remove("x-ratelimit-reset")
-  local client = handle:streamInfo():dynamicMetadata():get("convoy")
-  if not client then return end
-  headers:replace("x-ratelimit-limit-requests", client.rate)
+  local told = handle:streamInfo():dynamicMetadata():get("convoy")
+  if not told then return end
+  local rate, burst = told.limit:match("(%d+)/(%d+)")
+  headers:replace("x-ratelimit-limit-requests", rate)
   headers:replace("x-ratelimit-remaining-requests", left)
-  headers:replace("x-ratelimit-reset-requests", duration((client.burst - left) * 60 / client.rate))
+  headers:replace("x-ratelimit-reset-requests", duration((burst - left) * 60 / rate))
 end
