@@ -140,8 +140,8 @@ async def measure(rounds: int = 7) -> list[Section]:
         "Convoy's chain beside a bare Envoy",
         ["request", "bare, CPU a request", "whole chain", "chain ÷ bare", "5000 clients", "no clients file", "added p50"],
         notes="Envoy that only routes, and Envoy with all of `envoy/` (keys, limits, Lua, access log, "
-        f"{SETTINGS['trace_sample_percent']} % traced), each on one thread, in front of one pod that sends fixed bytes. Processor time with 16 "
-        f"clients, latency with one; the least of {rounds} interleaved rounds. The whole chain knows 10 clients. The aims are for 2 KB.",
+        f"{SETTINGS['trace_sample_percent']} % traced), each on one thread, in front of one pod that sends fixed bytes. Processor time "
+        f"with 16 clients, latency with one; the least of {rounds} interleaved rounds. The whole chain knows 10 clients. The aims are for 2 KB.",
     )
     async with contestants() as envoys:
         for name, size in {**BODIES, STREAM: 0}.items():
