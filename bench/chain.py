@@ -115,7 +115,7 @@ async def compare(
 
 
 def _least(results: list[Round], what: str) -> float:
-    return min(getattr(result, what) for result in results)
+    return min(float(getattr(result, what)) for result in results)
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +124,7 @@ async def contestants() -> AsyncIterator[dict[str, tuple[int, str]]]:
     async with sink() as collector, contextlib.AsyncExitStack() as stack:
         _, port = stack.enter_context(python_process("-m", "bench.upstream", ready="serving "))
         pod = {"name": "engine-1", "host": "127.0.0.1", "port": int(port), "pid": 0, "started_at": 0.0}
-        found = {}
+        found: dict[str, tuple[int, str]] = {}
         for name, clients in (("10 clients", known(10)), ("5000 clients", known(5000)), ("no clients file", "")):
             settings: dict[str, Any] = {"otel_exporter_otlp_endpoint": collector, **SETTINGS}
             edge = await stack.enter_async_context(running_edge([pod], clients=clients, **settings))
@@ -141,7 +141,7 @@ async def measure(rounds: int = 7) -> list[Section]:
         ["request", "bare, CPU a request", "whole chain", "chain ÷ bare", "5000 clients", "no clients file", "added p50"],
         notes="Envoy that only routes, and Envoy with all of `envoy/` (keys, limits, Lua, access log, "
         f"{SETTINGS['trace_sample_percent']} % traced), each on one thread, in front of one pod that sends fixed bytes. Processor time "
-        f"with 16 clients, latency with one; the least of {rounds} interleaved rounds. The whole chain knows 10 clients. The aims are for 2 KB.",
+        f"with 16 clients, latency with one; the least of {rounds} interleaved rounds. The chain knows 10 clients. The aims are for 2 KB.",
     )
     async with contestants() as envoys:
         for name, size in {**BODIES, STREAM: 0}.items():
