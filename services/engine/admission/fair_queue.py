@@ -10,12 +10,12 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING
 
-from services.engine.admission.ticket import PRIORITIES
+from services.engine.admission.ticket import PRIORITIES, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services.engine.admission.ticket import Priority, Ticket
+    from services.engine.admission.ticket import Priority
 
 # What a round gives each client. Small against most requests, so that the order is fine; rounds in which nobody can pay are skipped over.
 _QUANTUM_TOKENS = 64
