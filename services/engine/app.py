@@ -10,12 +10,14 @@ from aiohttp import web
 
 from services.engine import docs_page, handlers, queue_page
 from services.engine.admission import Admission, Limits
+from services.engine.concurrency import Concurrency
 from services.engine.gauges import watch_loop
 from services.engine.generation import BackendError
 from services.engine.health import Health
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
+from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
+from services.store.leases import Leases
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
 from services.telemetry.spans import Process
@@ -46,6 +48,7 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
         on_drop=lambda reason, count: metrics.spans_dropped.labels(pod.model, reason).inc(count),
     )
     app[ADMISSION] = Admission(_limits(settings), on_reject=lambda reason: metrics.rejected.labels(pod.model, reason).inc())
+    app[CONCURRENCY] = Concurrency(Leases(settings.store_path), app[ADMISSION], metrics)
     app[RUNS] = Runs(generator, app[ADMISSION], metrics)
     _add_routes(app)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
@@ -61,6 +64,7 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
                 await task
         await app[RUNS].cancel_all()
         await generator.stop()
+        await app[CONCURRENCY].leases.stop()
         await asyncio.to_thread(app[TRACING].stop)
 
     app.cleanup_ctx.append(model_ctx)

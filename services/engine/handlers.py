@@ -15,7 +15,7 @@ from services.engine.admission import Ask
 from services.engine.client import priority_of
 from services.engine.deadlines import deadline_of
 from services.engine.gauges import read_off
-from services.engine.keys import GENERATOR, HEALTH, POD, RUNS
+from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS
 from services.engine.middleware import EXCHANGE
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
@@ -137,12 +137,18 @@ def _ask(request: web.Request, body: bytes, decoded: ChatRequest | CompletionReq
 
 
 async def _generate(request: web.Request, prepared: Prepared, ask: Ask) -> web.StreamResponse:
-    """Runs a prepared request and answers it, whole or as a stream."""
+    """Runs a prepared request and answers it."""
     app, exchange = request.app, _exchange(request)
-    pod, asked, created = app[POD], exchange.asked, int(time.time())
+    async with app[CONCURRENCY].held(exchange.client):
+        run = exchange.run = await app[RUNS].start(prepared, ask)
+        return await _answer(request, exchange, run)
+
+
+async def _answer(request: web.Request, exchange: Exchange, run: Run) -> web.StreamResponse:
+    """A run's answer, whole or as a stream."""
+    pod, asked, created = request.app[POD], exchange.asked, int(time.time())
     assert asked is not None
     is_chat = asked.operation == "chat"
-    run = exchange.run = await app[RUNS].start(prepared, ask)
     subscription = run.subscribe()
     try:
         if asked.stream:

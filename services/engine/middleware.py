@@ -12,7 +12,7 @@ from aiohttp.http import HttpProcessingError
 
 from services.engine.exchange import CLIENT_LEFT, Exchange
 from services.engine.keys import METRICS, POD, TRACING
-from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RequestTooLarge
+from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RateLimitExceeded, RequestTooLarge
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def error_response(error: ApiError) -> web.Response:
         # Whole seconds is all that the standard knows; the OpenAI packages read the exact time from a header of their own.
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
         response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    if isinstance(error, RateLimitExceeded):
+        response.headers["x-envoy-ratelimited"] = "true"  # the same everywhere: Envoy need not ask another pod
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = error.allow
     if error.code in _REASONS:

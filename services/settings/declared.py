@@ -6,6 +6,7 @@ A field's environment variable is its name in capitals. `msgspec.Meta` holds bou
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -47,6 +48,14 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
     num_threads: Annotated[
         int, Meta(ge=0, le=1024, description="Compute threads of one pod; 0 means cores divided by PODS, at least 1.")
     ] = 0
+    store_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^sqlite:.+",
+            description="Where pods keep what they share for a short time: sqlite:PATH, a file that all pods of the machine reach. "
+            "Empty: store.sqlite in STATE_DIR.",
+        ),
+    ] = ""
     enable_backpressure: Annotated[
         bool,
         Meta(description="Refuse with 429 what cannot be served in time; false lets everybody wait, without bound, however long it takes."),
@@ -79,6 +88,11 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
             "(503), freeze (the process stops), slow (with a factor). Empty: none."
         ),
     ] = ""
+
+    @property
+    def store_path(self) -> Path:
+        """The file of STORE_URL."""
+        return Path(self.store_url.partition(":")[2]) if self.store_url else Path(self.state_dir) / "store.sqlite"
 
 
 class RunnerSettings(EngineSettings, frozen=True, kw_only=True):

@@ -106,6 +106,12 @@ class Admission:
             return 0.0
         return self._rough_wait(now) if len(self.queue) > _MAX_PLAYED else self._wait_behind(self.queue.in_order(), now)
 
+    def soonest_end(self, client: str, now: float) -> float | None:
+        """Seconds until one of a client's running requests should end; None if it has none here, or nobody can know."""
+        if not self.forecast.pace.is_known:
+            return None
+        return min((self.forecast.seconds_left(ticket, now) for ticket in self._running if ticket.ask.client == client), default=None)
+
     def _fits(self, ticket: Ticket) -> bool:
         if self.running >= self.limits.slots:
             return False
