@@ -11,7 +11,7 @@ MAX_GAPS = 1024
 """So many gaps between tokens are kept of one answer; the longest is kept whatever its place."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True, kw_only=True, gc=False):
     """One request: what was asked (`kind`), in which stage it was due, and what came. Times are in seconds from the load's begin.
 
     `code` is the server's error code, or the client's word for what broke. Of streams, `first_token` is when the first text came, and

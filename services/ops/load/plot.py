@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 48, 46
 _LEGEND_ROW, _CHARACTER = 18, 6.6
 _STYLE = """\
 .plot{font:12px system-ui,sans-serif}.plot text{fill:#1f2328}.plot .t{font-weight:600;font-size:14px}.plot .d{fill:#59636e}
@@ -121,7 +121,7 @@ class _Scale:
 
 
 def _ticks(lower: float, upper: float) -> list[float]:
-    rough = (upper - lower) / 5
+    rough = (upper - lower) / 6
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     return [count * step for count in range(math.ceil(lower / step - 1e-9), math.floor(upper / step + 1e-9) + 1)]
@@ -195,7 +195,7 @@ def _legend(names: Sequence[str], width: int) -> tuple[str, int]:
     """The legend, wrapped to the width, and its height."""
     parts, left, row = [], 0.0, 0
     for position, name in enumerate(names):
-        needed = 24 + len(name) * _CHARACTER
+        needed = 34 + len(name) * _CHARACTER
         if left and left + needed > width - _LEFT - _RIGHT:
             left, row = 0.0, row + 1
         place = f"translate({left:.1f} {row * _LEGEND_ROW})"
