@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import math
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import aiohttp
 from yarl import URL
 
 from services.ops.load.kinds import plan
-from services.ops.load.outcome import BROKEN, MAX_GAPS, Outcome
-from services.ops.load.sse import EventReader, completion_tokens, error_code, is_answer
+from services.ops.load.seen import OK, Seen
+from services.ops.load.sse import EventReader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from services.ops.load.arrivals import Stage
     from services.ops.load.kinds import Kind, Planned
-
-_OK = 200
+    from services.ops.load.outcome import Outcome
 
 
 async def run_load(  # noqa: PLR0913 - what a load is
@@ -68,27 +66,6 @@ class _Way:
         return _Way(kind, URL(url.rstrip("/") + kind.path), asked, timeout, leave_after < time_limit)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What has come of a request so far; times by the machine's clock."""
-
-    sent: float
-    first_byte: float | None = None
-    status: int = BROKEN
-    code: str = ""
-    is_whole: bool = False
-    has_left: bool = False
-    tokens: int = 0
-    reads: list[float] = field(default_factory=list)
-    """When text came."""
-    longest_gap: float = 0.0
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def broke(self, code: str) -> None:
-        """There is no whole answer."""
-        self.status, self.code, self.is_whole = BROKEN, code, False
-
-
 class _Client:
     def __init__(self, session: aiohttp.ClientSession, ways: Mapping[str, _Way]) -> None:
         self._session = session
@@ -112,15 +89,14 @@ class _Client:
 
     async def _ask(self, request: Planned) -> Outcome:
         way = self._ways[request.kind.name]
-        seen = _Seen(time.perf_counter())
+        seen = Seen(time.perf_counter())
         try:
             async with self._session.post(way.url, data=request.body, headers=way.headers, timeout=way.timeout) as response:
-                seen.first_byte = time.perf_counter()
-                seen.status, seen.headers = response.status, response.headers
-                if way.kind.is_stream and response.status == _OK:
+                seen.began(time.perf_counter(), response.status, response.headers)
+                if way.kind.is_stream and response.status == OK:
                     await _read_stream(response, way.kind, seen)
                 else:
-                    _judge(await response.read(), seen)
+                    seen.judge(await response.read())
         except asyncio.TimeoutError:
             if way.leaves:
                 seen.has_left = not seen.is_whole
@@ -128,56 +104,22 @@ class _Client:
                 seen.broke("client_timeout")
         except (aiohttp.ClientError, OSError) as error:
             seen.broke(_word(error))
-        return self._outcome(request, seen, time.perf_counter())
-
-    def _outcome(self, request: Planned, seen: _Seen, ended: float) -> Outcome:
-        began, reads = self._began, seen.reads
-        return Outcome(
-            kind=request.kind.name,
-            stage=request.stage,
-            intended=request.at,
-            sent=seen.sent - began,
-            ended=ended - began,
-            is_stream=request.kind.is_stream,
-            first_byte=None if seen.first_byte is None else seen.first_byte - began,
-            first_token=reads[0] - began if reads else None,
-            gaps=tuple(after - before for before, after in itertools.pairwise(reads)),
-            longest_gap=seen.longest_gap,
-            status=seen.status,
-            code=seen.code,
-            is_whole=seen.is_whole,
-            has_left=seen.has_left,
-            tokens=seen.tokens,
-            **_told(seen.headers),
-        )
+        return seen.outcome(request.kind, request.stage, request.at, self._began, time.perf_counter())
 
 
-async def _read_stream(response: aiohttp.ClientResponse, kind: Kind, seen: _Seen) -> None:
-    reader, reads, last = EventReader(), seen.reads, 0.0
+async def _read_stream(response: aiohttp.ClientResponse, kind: Kind, seen: Seen) -> None:
+    reader = EventReader()
     try:
         while data := await response.content.readany():
             if not reader.feed(data):
                 continue
-            now = time.perf_counter()
-            if len(reads) <= MAX_GAPS:
-                reads.append(now)
-            if last:
-                seen.longest_gap = max(seen.longest_gap, now - last)
-            last = now
+            seen.text_came(time.perf_counter())
             if kind.leave_after_tokens and reader.texts >= kind.leave_after_tokens and not reader.is_done:
                 seen.has_left = True
                 response.close()
                 return
     finally:
-        seen.tokens, seen.code, seen.is_whole = reader.tokens, reader.code, reader.is_whole
-
-
-def _judge(body: bytes, seen: _Seen) -> None:
-    seen.is_whole = seen.status == _OK and is_answer(body)
-    if seen.is_whole:
-        seen.tokens = completion_tokens(body)
-    else:
-        seen.code = error_code(body)
+        seen.ended_as(reader)
 
 
 def _word(error: Exception) -> str:
@@ -185,16 +127,3 @@ def _word(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL}:
         return "client_out_of_sockets"
     return "connect_failed" if isinstance(error, aiohttp.ClientConnectorError) else "connection_broken"
-
-
-def _told(headers: Mapping[str, str]) -> dict[str, Any]:
-    """What the answer says of itself."""
-    get = headers.get
-    attempts, retry_after = get("x-convoy-attempts", ""), get("retry-after", "")
-    return {
-        "attempts": int(attempts) if attempts.isdigit() else 0,
-        "retry_after": float(retry_after) if retry_after.replace(".", "", 1).isdigit() else None,
-        "pod": get("x-convoy-pod", ""),
-        "queue": get("x-convoy-queue", ""),
-        "request_id": get("x-request-id", ""),
-    }

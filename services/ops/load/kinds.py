@@ -88,6 +88,8 @@ def plan(mix: Sequence[Kind], stages: Sequence[Stage], seed: int) -> list[Planne
     """Every request of a load, in order."""
     if not mix:
         raise ValueError("mix must have at least one kind")
+    if len({kind.name for kind in mix}) < len(mix):
+        raise ValueError(f"mix must have each name once, got {', '.join(kind.name for kind in mix)}")
     # Two sources: another mix leaves the moments as they are.
     times, choices = random.Random(seed), random.Random(seed + 1)
     weights = [kind.weight for kind in mix]
