@@ -104,6 +104,9 @@ class _Scale:
         least, greatest = (min(values), max(values)) if values else (1.0, 1.0)
         lower = axis.lower if axis.lower is not None else least if axis.is_log else min(0.0, least)
         upper = axis.upper if axis.upper is not None else greatest
+        if axis.is_log and not axis.ticks:
+            factors = (1, 10) if _is_wide(lower, upper) else (1, 2, 5, 10)
+            lower, upper = axis.lower or _rounded(lower, factors, is_up=False), axis.upper or _rounded(upper, factors, is_up=True)
         if upper <= lower:
             upper = lower * 10 if axis.is_log else lower + 1
         ticks = axis.ticks or (_log_ticks(lower, upper) if axis.is_log else _ticks(lower, upper))
@@ -129,8 +132,22 @@ def _ticks(lower: float, upper: float) -> list[float]:
 
 def _log_ticks(lower: float, upper: float) -> list[float]:
     decades = range(math.floor(math.log10(lower)), math.ceil(math.log10(upper)) + 1)
-    factors = (1, 2, 5) if len(decades) <= 4 else (1,)
+    factors = (1,) if _is_wide(lower, upper) else (1, 2, 5)
     return [float(f"{factor}e{decade}") for decade in decades for factor in factors]
+
+
+def _is_wide(lower: float, upper: float) -> bool:
+    """Whether powers of ten are figures enough for a logarithmic axis."""
+    return upper / lower > 1000
+
+
+def _rounded(value: float, factors: Sequence[int], *, is_up: bool) -> float:
+    """The nearest of some multiples of a power of ten in one direction, so that an axis has a figure at both ends."""
+    power = math.floor(math.log10(value) + 1e-9)
+    allowed = [float(f"{factor}e{power}") for factor in factors]
+    if is_up:
+        return next(one for one in allowed if one >= value * (1 - 1e-9))
+    return next(one for one in reversed(allowed) if one <= value * (1 + 1e-9))
 
 
 def _above(upper: float, ticks: Sequence[float]) -> float:

@@ -59,6 +59,15 @@ def test_a_missing_value_is_a_gap() -> None:
     assert (path.count("M"), path.count("L")) == (2, 2)
 
 
+def test_a_logarithmic_axis_has_figures_however_narrow_it_is() -> None:
+    """Its ends are rounded, so that even close values can be read off."""
+    for values in ([3.1, 3.2], [330.0, 330.0], [1.0, 1.0], [0.4, 7000.0]):
+        svg = line_chart("t", [Series("a", list(enumerate(values)))], X, Axis("y", is_log=True))
+        shown = [float((item.text or "").replace("k", "e3")) for item in drawn(svg, of="d") if item.get("text-anchor") == "end"]
+        assert min(shown) <= min(values) <= max(values) <= max(shown)
+        assert len(shown) >= 2
+
+
 def test_given_ticks_and_bounds_are_kept() -> None:
     """Only the wanted ticks, in their places."""
     svg = line_chart(
