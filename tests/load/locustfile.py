@@ -185,7 +185,5 @@ def _options(parser: LocustArgumentParser) -> None:
 def _begin(environment: Environment, runner: Any, **_told: Any) -> None:
     if isinstance(runner, MasterRunner | WorkerRunner):
         sys.exit("load: --master, --worker and --processes are not for this file: its report is made in one process")
-    options = environment.parsed_options
-    assert options is not None
     environment.stop_timeout = environment.stop_timeout or STOP_SECONDS
-    Recorder(environment, [stage for _, stage in _stages(options)])
+    Recorder(environment, lambda options: [stage for _, stage in _stages(options)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,8 @@ from services.ops.load import report
 from tests.load.asking import OUTCOME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from argparse import Namespace
+    from collections.abc import Callable, Sequence
 
     from locust.env import Environment
 
@@ -23,19 +23,15 @@ if TYPE_CHECKING:
     from services.ops.load.outcome import Outcome
     from services.ops.load.report import Report
 
-_SECRETS = ("--api-key",)
-
 
 class Recorder:
     """Follows one Locust from start to stop, any number of times. Each run has a folder of its own below `--record`."""
 
-    def __init__(self, environment: Environment, stages: Sequence[Stage]) -> None:
-        """Listens to the environment's events."""
-        options = environment.parsed_options
-        assert options is not None
+    def __init__(self, environment: Environment, stages_of: Callable[[Namespace], Sequence[Stage]]) -> None:
+        """Listens to the environment's events. Options are read when a run begins: Locust's page may have changed them."""
         self._environment = environment
-        self._options = options
-        self._stages = stages
+        self._stages_of = stages_of
+        self._stages: Sequence[Stage] = ()
         self._outcomes: list[Outcome] = []
         self._began = 0.0
         self._began_at = dt.datetime.now().astimezone()
@@ -44,8 +40,15 @@ class Recorder:
         events.request.add_listener(self._take)
         events.test_stop.add_listener(self._finish)
 
+    @property
+    def _options(self) -> Namespace:
+        options: Namespace | None = self._environment.parsed_options
+        assert options is not None
+        return options
+
     def _start(self, **_told: Any) -> None:
         self._outcomes = []
+        self._stages = self._stages_of(self._options)
         self._began, self._began_at = time.perf_counter(), dt.datetime.now().astimezone()
 
     def _take(self, context: dict[str, Any], **_told: Any) -> None:
@@ -85,18 +88,14 @@ class Recorder:
                 until += seconds
                 ends.append(until)
         outcomes = [self._placed(outcome, ends) for outcome in self._outcomes]
-        limits = report.Limits(
-            max_error_rate=self._options.max_error_rate,
-            max_p95_ms=self._options.max_p95_ms,
-            max_ttft_p95_ms=self._options.max_ttft_p95_ms,
-            min_rps=self._options.min_rps,
-            min_tokens_per_second=self._options.min_tokens_per_second,
-        )
+        # From Locust's page they come as texts, and empty ones where nothing is wanted.
+        given = {name: getattr(self._options, name) for name in report.Limits.__struct_fields__}
+        limits = report.Limits(**{name: float(value) for name, value in given.items() if value not in {None, ""}})
         return report.make(
             outcomes,
             stages,
             limits,
-            command=command(sys.argv),
+            command=report.command_line(["locust", *sys.argv[1:]]),
             url=str(self._environment.host or self._options.host),
             began_at=self._began_at.isoformat(timespec="seconds"),
         )
@@ -115,13 +114,3 @@ class Recorder:
             first_byte=None if outcome.first_byte is None else outcome.first_byte - began,
             first_token=None if outcome.first_token is None else outcome.first_token - began,
         )
-
-
-def command(words: Sequence[str]) -> str:
-    """A command line without its secrets."""
-    shown = []
-    for before, word in zip(["", *words], words, strict=False):
-        name, sign, _ = word.partition("=")
-        is_secret = before in _SECRETS or (name in _SECRETS and sign)
-        shown.append("…" if before in _SECRETS else f"{name}=…" if is_secret else word)
-    return shlex.join(["locust", *shown[1:]]).replace("'…'", "…")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 MOMENTS = 60
 """So many points over time, at most; none is shorter than a second."""
+SECRETS = {"--api-key"}
+"""Options whose values are not told."""
 COLUMNS = ("stage", "seconds", "requests", "rps", "offered_rps", "error_rate", "p50_ms", "p95_ms", "p99_ms", "ttft_p95_ms", "gap_p95_ms")
 """Of the CSV; after them tokens_per_second, left and results."""
 
@@ -104,6 +107,16 @@ def write(report: Report, folder: Path) -> None:
     write_atomically(folder / "stages.csv", as_csv(report.stages).encode())
     write_atomically(folder / "load.json", msgspec.json.format(msgspec.json.encode(report)))
     write_atomically(folder / "index.html", page(report).encode())
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command to be typed again, without its secrets."""
+    shown, before = [], ""
+    for word in words:
+        name, sign, _ = word.partition("=")
+        shown.append("…" if before in SECRETS else f"{name}=…" if sign and name in SECRETS else shlex.quote(word))
+        before = word
+    return " ".join(shown)
 
 
 def as_csv(stages: Sequence[Summary]) -> str:
