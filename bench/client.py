@@ -32,7 +32,8 @@ async def measure(seconds: float = SECONDS) -> list[Section]:
         "The load client",
         ["requests", "rate", "plain aiohttp, CPU a request", "load client, CPU a request", "of a core", "late by, p99", "not answered"],
         notes=f"Open loop, Poisson, {seconds:g} s, uvloop, on a server that sends bytes made before. The plain client reads the same "
-        "answers and looks at nothing; it asks one after the other, so each chunk of a stream wakes it. How late the client is, is part of each latency that it tells.",
+        "answers and looks at nothing; it asks one after the other, so each chunk of a stream wakes it. How late the load client is, is "
+        "part of each latency that it tells.",
     )
     for is_stream, (name, rate) in zip((False, True), RATES.items(), strict=True):
         with tempfile.TemporaryDirectory() as folder:
