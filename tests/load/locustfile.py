@@ -129,7 +129,7 @@ class Shape(LoadTestShape):
 def _stages(options: Namespace) -> list[tuple[int, Stage]]:
     """Users, and what they are called and can ask for at most."""
     counts = [max(1, round(options.num_users * share)) for share in SHAPES[options.shape]]
-    names = [f"stage {number}, {count} users" for number, count in enumerate(counts, 1)]
+    names = [f"stage {number}, {count} user{'s' * (count != 1)}" for number, count in enumerate(counts, 1)]
     return [(count, Stage(count / options.wait_seconds, options.stage_seconds, name)) for count, name in zip(counts, names, strict=True)]
 
 

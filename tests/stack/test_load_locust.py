@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import re
 import sys
 from typing import TYPE_CHECKING
 
+import aiohttp
 import msgspec
 import pytest
 
 from services.ops.load.report import Report
 from services.ops.pod_figures import parse
 from tests.drills.fleet import fleet
-from tests.stack.harness import ROOT, until
+from tests.stack.harness import ROOT, free_ports, until
 from tests.stack.knowing import clients_file, key_of
 
 if TYPE_CHECKING:
@@ -88,12 +90,50 @@ async def test_missed_limits_are_said_and_end_in_exit_code_1(tmp_path: Path) -> 
     async with fleet(1) as running:
         running.edge.write_clients(clients_file({"alice": "class: standard"}, LIMITS))
         await running.edge.until_applied(running.edge.clients_file)
-        code, said = await locust(running, tmp_path, "--shape", "poisson", "--stage-seconds", "1", "-u", "4", "--min-rps", "1")
+        code, said = await locust(
+            running, tmp_path, "--shape", "poisson", "--stage-seconds", "1", "-u", "4", "--wait-seconds", "0.3", "--min-rps", "1"
+        )
     assert code == 1, said
     missed = re.findall(r"load: missed: (.*)", said)
     assert "stage 1, 4 users: error rate 1, must be at most 0.01" in missed
     assert "stage 1, 4 users: requests/s 0, must be at least 1" in missed
     assert "401 invalid_api_key" in written(tmp_path)["index.html"]
+
+
+async def test_locusts_own_page_starts_runs_that_are_recorded(tmp_path: Path) -> None:
+    """What its form says holds, empty limits and other stages included; each run has its report when it is over."""
+    (port,) = free_ports(1)
+    async with fleet(1) as running:
+        words = ["--ui", "--web-port", str(port), "--host", running.edge.url, "--record", str(tmp_path)]
+        command = [sys.executable, "-m", "services.ops.load", *words]
+        nowhere = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=running.edge.env, stdout=nowhere, stderr=nowhere)
+        try:
+            page = f"http://127.0.0.1:{port}"
+
+            async def there() -> bool:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with running.edge.session.get(page) as response:
+                        return response.status == 200
+                return False
+
+            await until(there, "Locust's page")
+            form = {"user_count": "4", "spawn_rate": "100", "shape": "spike", "stage_seconds": "1", "max_p95_ms": "", "min_rps": "1000"}
+            async with running.edge.session.post(f"{page}/swarm", data={**form, "host": running.edge.url}) as response:
+                assert (await response.json())["success"]
+
+            async def recorded() -> bool:
+                return "load.json" in written(tmp_path)
+
+            await until(recorded, "a report")
+        finally:
+            process.terminate()
+            await process.wait()
+    made = msgspec.json.decode(written(tmp_path)["load.json"], type=Report)
+    assert [stage.stage for stage in made.stages] == ["stage 1, 1 user", "stage 2, 4 users", "stage 3, 1 user"]
+    assert sum(stage.requests for stage in made.stages) > 0
+    assert "stage 2, 4 users: requests/s" in made.missed[1]
+    assert len(made.missed) == 3
 
 
 @pytest.mark.parametrize(
