@@ -128,7 +128,9 @@ class Shape(LoadTestShape):
 
 def _stages(options: Namespace) -> list[tuple[int, Stage]]:
     """Users, and what they are called and can ask for at most."""
-    counts = [max(1, round(options.num_users * share)) for share in SHAPES[options.shape]]
+    # Locust 2.46, the last for Python 3.10, keeps what its page was told under another name than the option's.
+    most = getattr(options, "users", options.num_users)
+    counts = [max(1, round(most * share)) for share in SHAPES[options.shape]]
     names = [f"stage {number}, {count} user{'s' * (count != 1)}" for number, count in enumerate(counts, 1)]
     return [(count, Stage(count / options.wait_seconds, options.stage_seconds, name)) for count, name in zip(counts, names, strict=True)]
 
