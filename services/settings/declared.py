@@ -132,9 +132,9 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
             description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
         ),
     ] = "default"
-    convoy_api_key: Annotated[str, Meta(description="Key with which `convoy chat` calls, where there is a clients file.", extra=SECRET)] = (
-        ""
-    )
+    convoy_api_key: Annotated[
+        str, Meta(description="Key with which `convoy chat` and `make load` call, where there is a clients file.", extra=SECRET)
+    ] = ""
     observability: Annotated[
         Literal["auto", "off"],
         Meta(description="Collector, Jaeger, Prometheus, Alertmanager: auto starts what is found (`make tools` builds them), off none."),
