@@ -11,6 +11,7 @@ from aiohttp import web
 from services.engine import docs_page, handlers, queue_page
 from services.engine.admission import Admission, Limits
 from services.engine.concurrency import Concurrency
+from services.engine.entry import Entry
 from services.engine.gauges import watch_loop
 from services.engine.generation import BackendError
 from services.engine.health import Health
@@ -18,6 +19,8 @@ from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METR
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
 from services.store.leases import Leases
+from services.store.promises import SharedPromises
+from services.store.sqlite import Store
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
 from services.telemetry.spans import Process
@@ -47,9 +50,10 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
         settings.trace_sample_percent,
         on_drop=lambda reason, count: metrics.spans_dropped.labels(pod.model, reason).inc(count),
     )
-    app[ADMISSION] = Admission(_limits(settings), on_reject=lambda reason: metrics.rejected.labels(pod.model, reason).inc())
-    app[CONCURRENCY] = Concurrency(Leases(settings.store_path), app[ADMISSION], metrics)
-    app[RUNS] = Runs(generator, app[ADMISSION], metrics)
+    app[ADMISSION] = Admission(_limits(settings))
+    store = Store(settings.store_path)
+    app[CONCURRENCY] = Concurrency(Leases(store), app[ADMISSION], metrics)
+    app[RUNS] = Runs(generator, Entry(app[ADMISSION], SharedPromises(store), metrics), metrics)
     _add_routes(app)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
         for status in ("2xx", "4xx", "5xx"):  # from zero on: a series that begins with its first error has no rate for it
@@ -64,7 +68,7 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
                 await task
         await app[RUNS].cancel_all()
         await generator.stop()
-        await app[CONCURRENCY].leases.stop()
+        await store.stop()
         await asyncio.to_thread(app[TRACING].stop)
 
     app.cleanup_ctx.append(model_ctx)

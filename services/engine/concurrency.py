@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from services.openai.errors import RateLimitExceeded
-from services.store.leases import StoreError
+from services.store.sqlite import StoreError
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:

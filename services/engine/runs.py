@@ -16,7 +16,8 @@ from services.openai.errors import EngineError, NotReady
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from services.engine.admission import Admission, Ask, Ticket
+    from services.engine.admission import Ask, Ticket
+    from services.engine.entry import Entry
     from services.engine.generation import FinishReason, TokenEvent
     from services.engine.token_generator import Prepared, TokenGenerator
     from services.openai.errors import ApiError
@@ -28,10 +29,11 @@ log = get_logger()
 class Runs:
     """Starts runs, and knows those under way."""
 
-    def __init__(self, generator: TokenGenerator, admission: Admission, metrics: Metrics) -> None:
+    def __init__(self, generator: TokenGenerator, entry: Entry, metrics: Metrics) -> None:
         """All three are the pod's own."""
         self.generator = generator
-        self._admission = admission
+        self._entry = entry
+        self._admission = entry.admission
         self._metrics = metrics
         self._active: set[asyncio.Task[None]] = set()
 
@@ -40,10 +42,7 @@ class Runs:
 
         Raises `QueueFull`, `DeadlineUnreachable` or `Draining`.
         """
-        ticket = await self._admission.acquire(ask)
-        self._metrics.queue_wait.observe(ticket.waited_seconds)
-        if ticket.place and ticket.predicted_wait is not None:
-            self._metrics.wait_error.observe(ticket.predicted_wait - ticket.waited_seconds)
+        ticket = await self._entry.admit(ask)
         self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
         self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
         run = Run(prepared, ticket, self)

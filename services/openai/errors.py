@@ -19,6 +19,7 @@ ApiError
 ├── RateLimitExceeded 429         rate_limit_exceeded (Retry-After)
 ├── QueueFull 429                 queue_full           (Retry-After)
 ├── DeadlineUnreachable 429       deadline_unreachable (Retry-After)
+│   └── QueueTimeout              deadline_unreachable
 ├── EngineError 500               engine_error
 ├── Draining 503                  draining
 ├── NotReady 503                  not_ready
@@ -199,6 +200,10 @@ class DeadlineUnreachable(ApiError):
     status = 429
     type = "rate_limit_error"
     code = "deadline_unreachable"
+
+
+class QueueTimeout(DeadlineUnreachable):
+    """It waited as long as it may, in vain: the prediction was wrong."""
 
 
 class EngineError(ApiError):

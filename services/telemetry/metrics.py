@@ -81,7 +81,7 @@ class Metrics:
         self.promised = self._gauge("llm_queue_promised", "Refused requests that were told to return and are not back yet.")
         self.queue_bytes = self._gauge("llm_queue_bytes", "Memory of requests waiting for a slot.")
         self.store_errors = self._counter(
-            "llm_store_errors", "Requests admitted without a look at their client's limit, because the store failed."
+            "llm_store_errors", "Looks at what pods share that failed; the request went on without: its client's limit, or its promise."
         )
         self.rejected = self._by_reason("llm_admission_rejected", "Requests refused a slot.", REFUSALS)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from services.engine.admission.fair_queue import FairQueue
 from services.engine.admission.forecast import Forecast
 from services.engine.admission.promises import Promises
+from services.engine.admission.standing import StandingQueue
 from services.engine.admission.ticket import Ticket
-from services.openai.errors import DeadlineUnreachable, Draining, QueueFull
+from services.openai.errors import DeadlineUnreachable, Draining, QueueFull, QueueTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,15 +30,13 @@ _MAX_PLAYED = 512
 class Admission:
     """Slots and the queue before them; one event loop only."""
 
-    def __init__(
-        self, limits: Limits, on_reject: Callable[[str], None] = lambda _: None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`on_reject` is told each refusal's reason."""
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is for tests."""
         self.limits = limits
         self.forecast = Forecast()
         self.queue = FairQueue()
         self.promises = Promises()
-        self._on_reject = on_reject
+        self._standing = StandingQueue(limits.timeout_seconds)
         self._clock = clock
         self._running: set[Ticket] = set()
         self._total_tokens = 0
@@ -59,9 +58,9 @@ class Admission:
         Raises `QueueFull`, `DeadlineUnreachable` or `Draining`.
         """
         if self._draining:
-            raise self._refuse(Draining("This pod is stopping and takes no new request"), "draining")
+            raise Draining("This pod is stopping and takes no new request")
         now = self._clock()
-        is_back = bool(self.promises) and self.promises.claim(ask.fingerprint, now)
+        is_back = self.promises.claim(ask, now)
         ticket = Ticket(ask, now, self.forecast.seconds(ask), self.forecast.num_tokens(ask))
         if not self.queue and self._fits(ticket):
             return self._begin(ticket)
@@ -88,8 +87,10 @@ class Admission:
         """Gives a slot back; who is next has it at once. `finish_reason` is None for a run that did not come to its end."""
         self._running.discard(ticket)
         self._total_tokens -= ticket.max_total_tokens
+        now = self._clock()
         if ticket.first_token_at:
-            self.forecast.pace.end(self._clock())
+            self.forecast.pace.end(now)
+            self._standing.held(now - ticket.started_at)
         if finish_reason is not None and not ticket.ask.is_exact:
             self.forecast.lengths.add(ticket.ask.client, ticket.num_tokens, is_whole=finish_reason == "stop")
         self._pass_on()
@@ -98,13 +99,13 @@ class Admission:
         """From now on everything new, and everything that waits, is refused with `Draining`, to be tried on another pod."""
         self._draining = True
         while self.queue:
-            self._turn_away(self.queue.take_first(), Draining("This pod is stopping; the request had not begun"), "draining")
+            self._turn_away(self.queue.take_first(), Draining("This pod is stopping; the request had not begun"))
 
     def wait_seconds(self, now: float) -> float | None:
         """How long the next one to come at the end of the line would wait; None while nobody can know."""
         if self.running < self.limits.slots and not self.queue:
             return 0.0
-        return self._rough_wait(now) if len(self.queue) > _MAX_PLAYED else self._wait_behind(self.queue.in_order(), now)
+        return self._wait_behind(self.queue.in_order(), now)
 
     def soonest_end(self, client: str, now: float) -> float | None:
         """Seconds until one of a client's running requests should end; None if it has none here, or nobody can know."""
@@ -133,14 +134,13 @@ class Admission:
             if victim is None:
                 break
             queue.remove(victim)
-            self._turn_away(victim, self._queue_full(victim, is_back=False), "queue_full")
+            self._turn_away(victim, self._queue_full(victim, is_back=False))
         if len(queue) >= capacity or (queue and queue.num_bytes + size > most):
-            raise self._refuse(self._queue_full(ticket, is_back=is_back), "queue_full")
+            raise self._queue_full(ticket, is_back=is_back)
 
     def _queue_full(self, ticket: Ticket, *, is_back: bool) -> QueueFull:
         now = self._clock()
-        wait = self.wait_seconds(now)
-        told = self._promise(ticket, wait, now, is_back=is_back)
+        told = self._promise(ticket, self.wait_seconds(now), now, is_back=is_back)
         what = f"{self.running} requests run and {len(self.queue)} wait, which is all this pod takes"
         if len(self.queue) < (self.limits.capacity or 0):
             what = f"{len(self.queue)} requests with {self.queue.num_bytes} bytes wait, which is all the memory this pod gives them"
@@ -150,10 +150,10 @@ class Admission:
         """Its place and its wait, as it comes."""
         now = self._clock()
         if len(self.queue) > _MAX_PLAYED:
-            ticket.place, ticket.predicted_wait = len(self.queue), self._rough_wait(now)
-            return
-        before = list(takewhile(lambda other: other is not ticket, self.queue.in_order()))
-        ticket.place = len(before) + 1
+            before, ticket.place = [], len(self.queue)
+        else:
+            before = list(takewhile(lambda other: other is not ticket, self.queue.in_order()))
+            ticket.place = len(before) + 1
         ticket.predicted_wait = self._wait_behind(before, now)
 
     def _check_in_time(self, ticket: Ticket, *, is_back: bool) -> None:
@@ -163,32 +163,34 @@ class Admission:
             return
         promised = 0.0 if is_back else self.promises.backlog_seconds(now) / self.limits.slots
         # Whatever was promised, the engine shall not run dry: nobody knows that those will come who were told to.
-        if len(self.queue) <= max(1, self.limits.slots // 2):
+        if len(self.queue) == 1:
             promised = 0.0
-        limit, seconds = self.limits.timeout_seconds, ticket.predicted_seconds or 0.0
+        # Who was told to return has waited already.
+        limit = self.limits.timeout_seconds if is_back else self._standing.max_wait(wait, now)
+        seconds = ticket.predicted_seconds or 0.0
         left = None if ticket.ask.deadline is None else ticket.ask.deadline - now
         if wait + promised <= limit and (left is None or wait + promised + seconds <= left):
             return
         self.queue.remove(ticket)
-        why = f"QUEUE_TIMEOUT_SECONDS={limit:g}"
+        timeout = self.limits.timeout_seconds
+        why = f"QUEUE_TIMEOUT_SECONDS={timeout:g}" if limit == timeout else f"while so many come, nobody waits longer than {limit:.1f} s"
         if wait + promised <= limit and left is not None:
             why = f"the answer would take {seconds:.1f} s and its deadline is in {left:.1f} s"
         told = self._promise(ticket, wait, now, is_back=is_back)
         message = f"A slot would be free in {wait + promised:.1f} s: {why}. Retry in {told:.1f} s."
-        raise self._refuse(DeadlineUnreachable(message, retry_after_seconds=told), "deadline_unreachable")
+        raise DeadlineUnreachable(message, retry_after_seconds=told)
 
     def _promise(self, ticket: Ticket, wait: float | None, now: float, *, is_back: bool) -> float:
         """Seconds after which it shall return: those who were told so before it have gone then, too."""
         if wait is None:
             return _UNKNOWN_WAIT_SECONDS
         behind = 0.0 if is_back else self.promises.backlog_seconds(now) / self.limits.slots
-        return self.promises.make(ticket.ask.fingerprint, wait + behind, ticket.predicted_seconds or 0.0, now)
+        return self.promises.make(ticket.ask, wait + behind, ticket.predicted_seconds or 0.0, now)
 
     def _wait_behind(self, before: Iterable[Ticket], now: float) -> float | None:
+        if len(self.queue) > _MAX_PLAYED:
+            return self.forecast.rough_wait(self._running, self.queue.seconds, self.limits.slots, now)
         return self.forecast.wait(self._running, before, self.limits.slots, now)
-
-    def _rough_wait(self, now: float) -> float | None:
-        return self.forecast.rough_wait(self._running, self.queue.seconds, self.limits.slots, now)
 
     async def _wait(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()
@@ -216,7 +218,7 @@ class Admission:
         now = self._clock()
         told = self._promise(ticket, self.wait_seconds(now), now, is_back=True)
         message = f"No slot became free within QUEUE_TIMEOUT_SECONDS={self.limits.timeout_seconds:g}. Retry in {told:.1f} s."
-        self._turn_away(ticket, DeadlineUnreachable(message, retry_after_seconds=told), "queue_timeout")
+        self._turn_away(ticket, QueueTimeout(message, retry_after_seconds=told))
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -231,15 +233,11 @@ class Admission:
             if deadline is not None and now + seconds > deadline and self.limits.capacity is not None:
                 told = self._promise(ticket, self.wait_seconds(now), now, is_back=True)
                 message = f"The answer would take {seconds:.1f} s and the deadline is in {deadline - now:.1f} s. Retry in {told:.1f} s."
-                self._turn_away(ticket, DeadlineUnreachable(message, retry_after_seconds=told), "deadline_unreachable")
+                self._turn_away(ticket, DeadlineUnreachable(message, retry_after_seconds=told))
                 continue
             self._begin(ticket).turn.set_result(None)  # type: ignore[union-attr]
 
-    def _turn_away(self, ticket: Ticket, error: ApiError, reason: str) -> None:
-        self._refuse(error, reason)
+    @staticmethod
+    def _turn_away(ticket: Ticket, error: ApiError) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             ticket.turn.set_exception(error)
-
-    def _refuse(self, error: ApiError, reason: str) -> ApiError:
-        self._on_reject(reason)
-        return error

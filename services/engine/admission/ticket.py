@@ -18,7 +18,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     """A request for a slot.
 
     `max_tokens` bounds the answer, and is its length where `is_exact`. `num_bytes` is what it holds in memory while it waits. `deadline` is
-    on the clock of `time.monotonic()`. `fingerprint` is the same when the same client asks the same again, 0 where nobody knows.
+    on the clock of `time.monotonic()`. `fingerprint` is the same when the same client asks the same again, 0 where nobody knows. `attempt`
+    counts the pods that were asked, this one included.
     """
 
     num_prompt_tokens: int = 1
@@ -29,6 +30,9 @@ class Ask(Struct, frozen=True, kw_only=True):
     priority: Priority = "normal"
     deadline: float | None = None
     fingerprint: int = 0
+    attempt: int = 1
+    is_promised: bool = False
+    """Another pod has told it to return now."""
 
 
 class Ticket:

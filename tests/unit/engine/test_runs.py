@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from services.engine.admission import Admission, Ask, Limits
 from services.engine.backends.fake import FakeBackend, FakeTokenizer
+from services.engine.entry import Entry
 from services.engine.generation import GenerationRequest, SamplingParams
 from services.engine.runs import Runs
 from services.engine.token_generator import Prepared, TokenGenerator
 from services.openai.errors import DeadlineExceeded, EngineError
 from services.settings import EngineSettings
+from services.store.promises import SharedPromises
+from services.store.sqlite import Store
 from services.telemetry.metrics import Metrics
 
 PREPARED = Prepared(GenerationRequest("id", [1], SamplingParams(seed=1), max_tokens=5), ())
@@ -21,7 +25,8 @@ async def runs_of(**settings: float) -> tuple[Runs, Admission]:
     generator = TokenGenerator(FakeBackend(EngineSettings(engine="fake", **settings), "engine-1"), FakeTokenizer)  # type: ignore[arg-type]
     await generator.start(lambda _: None)
     admission = Admission(Limits(slots=1, capacity=0, timeout_seconds=1))
-    return Runs(generator, admission, Metrics("demo")), admission
+    metrics = Metrics("demo")
+    return Runs(generator, Entry(admission, SharedPromises(Store(Path("unused"))), metrics), metrics), admission
 
 
 @pytest.mark.parametrize("has_begun", [False, True])

@@ -3,11 +3,14 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services.store.leases import Leases, StoreError
+from services.store.leases import Leases
+from services.store.promises import SharedPromises
+from services.store.sqlite import Store, StoreError
 from tests.running import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
@@ -34,9 +37,9 @@ async def taken(leases: Leases) -> bool:
 @pytest.fixture
 async def leases(tmp_path: Path) -> AsyncIterator[Leases]:
     """Leases in a file of their own."""
-    opened = Leases(tmp_path / "store" / "store.sqlite")
-    yield opened
-    await opened.stop()
+    store = Store(tmp_path / "store" / "store.sqlite")
+    yield Leases(store)
+    await store.stop()
 
 
 async def test_a_client_holds_so_many_and_no_more(leases: Leases) -> None:
@@ -57,7 +60,8 @@ async def test_what_nobody_renews_expires_and_what_lives_does_not(tmp_path: Path
     context = multiprocessing.get_context("spawn")
     killed = context.Process(target=_take_and_hang, args=(path, seconds), daemon=True)
     killed.start()
-    living = Leases(path, seconds=seconds)
+    store = Store(path)
+    living = Leases(store, seconds=seconds)
     try:
         await eventually(lambda: asyncio.to_thread(_count, path), 1)
     finally:
@@ -65,13 +69,13 @@ async def test_what_nobody_renews_expires_and_what_lives_does_not(tmp_path: Path
     await eventually(lambda: taken(living), expected=True)
     await asyncio.sleep(seconds * 2)
     assert await living.take("alice", 1) is None
-    await living.stop()
+    await store.stop()
     assert _count(path) == 0
 
 
 def _take_and_hang(path: Path, seconds: float) -> None:
     async def hang() -> None:
-        assert await Leases(path, seconds=seconds).take("alice", 1)
+        assert await Leases(Store(path), seconds=seconds).take("alice", 1)
         await asyncio.Event().wait()
 
     asyncio.run(hang())
@@ -89,8 +93,9 @@ def _count(path: Path) -> int:
 
 async def test_many_at_once_are_counted_exactly(tmp_path: Path) -> None:
     """Four processes' worth of stores, 200 at the same moment, a limit of 7: 7 get one."""
-    stores = [Leases(tmp_path / "store.sqlite") for _ in range(4)]
-    taken = await asyncio.gather(*[stores[number % 4].take("alice", 7) for number in range(200)])
+    stores = [Store(tmp_path / "store.sqlite") for _ in range(4)]
+    leases = [Leases(store) for store in stores]
+    taken = await asyncio.gather(*[leases[number % 4].take("alice", 7) for number in range(200)])
     assert sum(lease is not None for lease in taken) == 7
     for store in stores:
         await store.stop()
@@ -100,19 +105,20 @@ async def test_a_file_that_cannot_be_had_is_told_and_tried_again(tmp_path: Path)
     """It fails while a folder stands in its place, and works once that is gone."""
     path = tmp_path / "store.sqlite"
     path.mkdir()
-    leases = Leases(path)
+    store = Store(path)
+    leases = Leases(store)
     for _ in range(3):
         with pytest.raises(StoreError, match=r"store\.sqlite"):
             await leases.take("alice", 1)
     path.rmdir()
     await eventually(lambda: taken(leases), expected=True)
-    await leases.stop()
+    await store.stop()
 
 
 async def test_a_file_that_is_held_by_somebody_else_does_not_hang_requests(leases: Leases) -> None:
     """A lock that is never given back is an error within the promised second."""
     assert await leases.take("alice", 9)
-    with sqlite3.connect(leases._path, isolation_level=None) as blocker:
+    with sqlite3.connect(leases._store.path, isolation_level=None) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
         begun = asyncio.get_running_loop().time()
         with pytest.raises(StoreError):
@@ -133,3 +139,19 @@ async def test_a_take_that_is_cancelled_holds_nothing(leases: Leases) -> None:
         if not task.cancelled() and (lease := task.result()):
             leases.give_back(lease)
     await eventually(lambda: taken(leases), expected=True)
+
+
+async def test_a_promise_of_one_pod_is_kept_by_another(tmp_path: Path) -> None:
+    """Once, in its time; who comes too early is told anew."""
+    stores = [Store(tmp_path / "store.sqlite") for _ in range(2)]
+    one, other = [SharedPromises(store) for store in stores]
+    now = time.monotonic()
+    assert not await one.recall(7, now + 60, now + 90)
+    assert not await other.recall(7, now - 1, now + 90), "too early"
+    assert await one.recall(7, now + 60, now + 90)
+    assert await other.recall(7, now + 60, now + 90), "it is not kept yet"
+    one.keep(7)
+    await one.recall(8, now + 60, now + 90)  # behind it
+    assert not await other.recall(7, now + 60, now + 90), "it was kept"
+    for store in stores:
+        await store.stop()
