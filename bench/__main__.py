@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import chain, edge, engine, memory, pod, tracing
+from bench import ablation, chain, edge, engine, limits, memory, pod, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "pod": pod.measure,
     "edge": edge.measure,
     "chain": chain.measure,
+    "ablation": ablation.measure,
+    "limits": limits.measure,
     "engine": engine.measure,
     "memory": memory.measure,
     "tracing": tracing.measure,
