@@ -151,7 +151,7 @@ async def test_a_pod_that_takes_no_connection_is_left_for_another(pods: list[Stu
         await edge.stop("edge")  # it would take the pod out
         await pods[1].stop()
         with _silent_port(pods[1].port):
-            answers = await asyncio.gather(*(_ask(edge) for _ in range(8)))
+            answers = await asyncio.wait_for(asyncio.gather(*(_ask(edge) for _ in range(8))), 15)
         assert {(status, pod) for status, _, _, pod in answers} == {(200, "engine-1")}
         assert "2" in {attempts for _, _, attempts, _ in answers}
         name = "cluster.engine.upstream_cx_connect_timeout"
