@@ -75,7 +75,7 @@ async def measure(rounds: int = 9) -> list[Section]:
         loads: dict[str, Any] = {}
         for name, change in variants(int(port)).items():
             pid, url = await stack.enter_async_context(envoy(edge, change))
-            asked = {"clients": 16, "requests": REQUESTS, "pids": [pid], "headers": bearer("client-0")}
+            asked: dict[str, Any] = {"clients": 16, "requests": REQUESTS, "pids": [pid], "headers": bearer("client-0")}
             loads[name] = partial(closed_loop, url + PATH, body(2048), **asked)
         await interleaved(1, **loads)  # warm-up
         return [table(await interleaved(rounds, **loads), rounds)]

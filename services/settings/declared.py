@@ -107,7 +107,11 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
     )
     clients_group: Annotated[
         int,
-        Meta(ge=0, le=4_294_967_294, description="Id of the group that may read the clients file (`id -g`), for the edge; in compose only."),
+        Meta(
+            ge=0,
+            le=4_294_967_294,
+            description="Id of the edge's group that may read the clients file (`id -g`); in compose only.",
+        ),
     ] = 10001
     observability: Annotated[
         Literal["auto", "off"],
