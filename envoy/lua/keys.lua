@@ -74,13 +74,14 @@ local FIELDS = {"id", "role", "class", "rate", "burst", "max_concurrent", "token
 local function read_clients(lines)
   local clients, classes = {}, {}
   for hash, rest in lines:gmatch("(%x+)\t([^\n]*)\n") do
-    local client, n = {told = {}}, 0
+    local client, n = {told = {}}, 0   -- `told`: names and values of headers, by turns
     for value in (rest .. "\t"):gmatch("([^\t]*)\t") do
       n = n + 1
       local field = FIELDS[n]
       if value ~= "" then
         client[field] = value
-        if HEADERS[field] then table.insert(client.told, {HEADERS[field], value}) end
+        local told, name = client.told, HEADERS[field]
+        if name then told[#told + 1], told[#told + 2] = name, value end
       end
     end
     classes[client.class] = {rate = client.rate, burst = client.burst}
@@ -138,7 +139,7 @@ local function identify(handle, headers)
   SEEN[key] = client
   if client.expires and handle:timestamp() >= tonumber(client.expires) * 1000 then return refuse(handle, "This API key has expired.") end
   local told = client.told
-  for n = 1, #told do headers:add(told[n][1], told[n][2]) end
+  for n = 1, #told, 2 do headers:add(told[n], told[n + 1]) end
   -- The route was chosen before the role was known, and so as for somebody without one: the safe side. keys.yaml says why only here.
   if client.role == "ops" then handle:clearRouteCache() end
 end
