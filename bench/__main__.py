@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import chain, client, edge, engine, memory, pod, tracing
+from bench import ablation, chain, client, edge, engine, limits, memory, pod, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "edge": edge.measure,
     "chain": chain.measure,
     "client": client.measure,
+    "ablation": ablation.measure,
+    "limits": limits.measure,
     "engine": engine.measure,
     "memory": memory.measure,
     "tracing": tracing.measure,

@@ -135,6 +135,14 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
     convoy_api_key: Annotated[
         str, Meta(description="Key with which `convoy chat` and `make load` call, where there is a clients file.", extra=SECRET)
     ] = ""
+    clients_group: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=4_294_967_294,
+            description="Id of the edge's group that may read the clients file (`id -g`); in compose only.",
+        ),
+    ] = 10001
     observability: Annotated[
         Literal["auto", "off"],
         Meta(description="Collector, Jaeger, Prometheus, Alertmanager: auto starts what is found (`make tools` builds them), off none."),
