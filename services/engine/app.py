@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from services.engine import docs_page, handlers
-from services.engine.admission import Admission
+from services.engine import docs_page, handlers, queue_page
+from services.engine.admission import Admission, Limits
+from services.engine.concurrency import Concurrency
 from services.engine.gauges import watch_loop
 from services.engine.generation import BackendError
 from services.engine.health import Health
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
+from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
+from services.store.leases import Leases
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
 from services.telemetry.spans import Process
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from services.engine.keys import Pod
     from services.engine.token_generator import TokenGenerator
+    from services.settings import EngineSettings
 
 log = get_logger()
 
@@ -44,12 +47,8 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
         settings.trace_sample_percent,
         on_drop=lambda reason, count: metrics.spans_dropped.labels(pod.model, reason).inc(count),
     )
-    app[ADMISSION] = Admission(
-        slots=settings.max_concurrent_requests,
-        capacity=settings.queue_capacity if settings.enable_backpressure else None,
-        timeout_seconds=settings.queue_timeout_seconds,
-        on_reject=lambda reason: metrics.rejected.labels(pod.model, reason).inc(),
-    )
+    app[ADMISSION] = Admission(_limits(settings), on_reject=lambda reason: metrics.rejected.labels(pod.model, reason).inc())
+    app[CONCURRENCY] = Concurrency(Leases(settings.store_path), app[ADMISSION], metrics)
     app[RUNS] = Runs(generator, app[ADMISSION], metrics)
     _add_routes(app)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
@@ -65,10 +64,21 @@ def create_app(pod: Pod, generator: TokenGenerator, on_load_failed: Callable[[st
                 await task
         await app[RUNS].cancel_all()
         await generator.stop()
+        await app[CONCURRENCY].leases.stop()
         await asyncio.to_thread(app[TRACING].stop)
 
     app.cleanup_ctx.append(model_ctx)
     return app
+
+
+def _limits(settings: EngineSettings) -> Limits:
+    return Limits(
+        slots=settings.max_concurrent_requests,
+        capacity=settings.queue_capacity if settings.enable_backpressure else None,
+        timeout_seconds=settings.queue_timeout_seconds,
+        max_queue_bytes=settings.queue_capacity_bytes,
+        max_total_tokens=settings.max_total_tokens,
+    )
 
 
 async def _load(app: web.Application, on_load_failed: Callable[[str], None]) -> None:
@@ -99,6 +109,7 @@ def _add_routes(app: web.Application) -> None:
             web.get("/livez", handlers.healthz),
             web.get("/readyz", handlers.readyz),
             web.get("/metrics", handlers.metrics),
+            web.get("/v1/queue", queue_page.queue),
             web.get("/openapi.json", handlers.openapi_json),
             web.get("/docs", docs_page.page),
             web.get("/docs/assets/{name}", docs_page.asset),

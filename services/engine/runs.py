@@ -16,9 +16,7 @@ from services.openai.errors import EngineError, NotReady
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from services.engine.admission import Admission, Admitted
+    from services.engine.admission import Admission, Ask, Ticket
     from services.engine.generation import FinishReason, TokenEvent
     from services.engine.token_generator import Prepared, TokenGenerator
     from services.openai.errors import ApiError
@@ -32,18 +30,23 @@ class Runs:
 
     def __init__(self, generator: TokenGenerator, admission: Admission, metrics: Metrics) -> None:
         """All three are the pod's own."""
-        self._generator = generator
+        self.generator = generator
         self._admission = admission
         self._metrics = metrics
         self._active: set[asyncio.Task[None]] = set()
 
-    async def start(self, prepared: Prepared) -> Run:
-        """Waits for a slot and begins; the caller subscribes before it awaits anything else. Raises `QueueFull` or `Draining`."""
-        admitted = await self._admission.acquire()
-        self._metrics.queue_wait.observe(admitted.waited_seconds)
+    async def start(self, prepared: Prepared, ask: Ask) -> Run:
+        """Waits for a slot and begins; the caller subscribes before it awaits anything else.
+
+        Raises `QueueFull`, `DeadlineUnreachable` or `Draining`.
+        """
+        ticket = await self._admission.acquire(ask)
+        self._metrics.queue_wait.observe(ticket.waited_seconds)
+        if ticket.place and ticket.predicted_wait is not None:
+            self._metrics.wait_error.observe(ticket.predicted_wait - ticket.waited_seconds)
         self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
         self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
-        run = Run(prepared, admitted, self._generator, self._ended)
+        run = Run(prepared, ticket, self)
         self._active.add(run.task)
         run.task.add_done_callback(self._active.discard)
         return run
@@ -59,9 +62,16 @@ class Runs:
             task.cancel()
         await self.idle()
 
-    def _ended(self, run: Run) -> None:
+    def took(self, run: Run, num_tokens: int, now: float) -> None:
+        """A run of ours got tokens."""
+        self._admission.took(run.ticket, num_tokens, now)
+
+    def ended(self, run: Run) -> None:
+        """A run of ours is over."""
         metrics, seconds = self._metrics, run.ended_at - run.started_at
-        self._admission.release(seconds)
+        self._admission.release(run.ticket, run.finish_reason)
+        if run.finish_reason is not None and run.ticket.predicted_seconds is not None:
+            metrics.duration_error.observe(run.ticket.predicted_seconds - seconds)
         metrics.generation_tokens.inc(run.num_tokens)
         metrics.answer_size.observe(run.num_tokens)
         metrics.generation_latency.observe(seconds)
@@ -74,10 +84,10 @@ class Runs:
 class Run:
     """One generation and what came of it so far. Times are on the clock of `time.monotonic()`, in seconds; 0 is not yet."""
 
-    def __init__(self, prepared: Prepared, admitted: Admitted, generator: TokenGenerator, on_end: Callable[[Run], None]) -> None:
+    def __init__(self, prepared: Prepared, ticket: Ticket, runs: Runs) -> None:
         """Begins at once."""
         self.prepared = prepared
-        self.admitted = admitted
+        self.ticket = ticket
         self.started_at = time.monotonic()
         self.first_token_at = self.last_token_at = self.ended_at = 0.0
         self.num_tokens = 0
@@ -87,8 +97,7 @@ class Run:
         self._texts: list[str] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._num_subscribers = 0
-        self._generator = generator
-        self._on_end = on_end
+        self._runs = runs
         self.task = asyncio.create_task(self._drive())
         # A task that is cancelled before its first step never comes to its `finally`; its slot must come free all the same.
         self.task.add_done_callback(lambda _: self._settle())
@@ -154,7 +163,7 @@ class Run:
 
     async def _drive(self) -> None:
         try:
-            async with aclosing(self._generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
+            async with aclosing(self._runs.generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
                 async for event in events:
                     self._take(event)
             if self.finish_reason is None:
@@ -174,6 +183,7 @@ class Run:
         if not self.first_token_at:
             self.first_token_at = now
         self.last_token_at = now
+        self._runs.took(self, event.num_tokens, now)
         self.num_tokens += event.num_tokens
         self._texts.append(event.text)
         self.finish_reason = event.finish_reason
@@ -186,7 +196,7 @@ class Run:
         if self.finish_reason is None and self._error is None:
             self._error = EngineError("The generation was cancelled")
         self.ended_at = time.monotonic()
-        self._on_end(self)
+        self._runs.ended(self)
         self._wake()
 
     def _fail(self, message: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.engine.admission import Admission
+from services.engine.admission import Admission, Ask, Limits
 from services.engine.backends.fake import FakeBackend, FakeTokenizer
 from services.engine.generation import GenerationRequest, SamplingParams
 from services.engine.runs import Runs
@@ -20,7 +20,7 @@ async def runs_of(**settings: float) -> tuple[Runs, Admission]:
     """Runs of the fake engine, with one slot."""
     generator = TokenGenerator(FakeBackend(EngineSettings(engine="fake", **settings), "engine-1"), FakeTokenizer)  # type: ignore[arg-type]
     await generator.start(lambda _: None)
-    admission = Admission(slots=1, capacity=0, timeout_seconds=1)
+    admission = Admission(Limits(slots=1, capacity=0, timeout_seconds=1))
     return Runs(generator, admission, Metrics("demo")), admission
 
 
@@ -28,7 +28,7 @@ async def runs_of(**settings: float) -> tuple[Runs, Admission]:
 async def test_a_run_that_is_ended_frees_its_slot_and_tells_why(has_begun: bool) -> None:
     """Also one whose task has not had its first step: no `finally` of its own would run then."""
     runs, admission = await runs_of(fake_first_token_ms=60_000)
-    run = await runs.start(PREPARED)
+    run = await runs.start(PREPARED, Ask())
     subscription = run.subscribe()
     if has_begun:
         await asyncio.sleep(0)
@@ -42,7 +42,7 @@ async def test_a_run_that_is_ended_frees_its_slot_and_tells_why(has_begun: bool)
 async def test_a_run_that_is_left_before_its_first_step_frees_its_slot() -> None:
     """The same where its only subscriber goes."""
     runs, admission = await runs_of(fake_first_token_ms=60_000)
-    run = await runs.start(PREPARED)
+    run = await runs.start(PREPARED, Ask())
     run.subscribe().close()
     await runs.idle()
     assert admission.running == 0
@@ -53,7 +53,7 @@ async def test_a_run_that_is_left_before_its_first_step_frees_its_slot() -> None
 async def test_a_finished_run_stays_as_it_is() -> None:
     """What ends late changes nothing of an answer that is whole."""
     runs, admission = await runs_of(fake_first_token_ms=0)
-    run = await runs.start(PREPARED)
+    run = await runs.start(PREPARED, Ask())
     text = await run.subscribe().whole()
     run.end(DeadlineExceeded("The deadline of 1 ms passed"))
     assert run.read(0)[0] == text
