@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import ablation, chain, client, edge, engine, limits, memory, pod, tracing
+from bench import ablation, chain, client, edge, engine, limits, memory, overload, pod, returning, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "ablation": ablation.measure,
     "limits": limits.measure,
     "engine": engine.measure,
+    "overload": overload.measure,
+    "returning": returning.measure,
     "memory": memory.measure,
     "tracing": tracing.measure,
 }
