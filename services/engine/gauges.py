@@ -24,6 +24,7 @@ def read_off(app: web.Application) -> Metrics:
     metrics.slots_in_use.set(admission.running)
     metrics.slots.set(settings.max_concurrent_requests)
     metrics.ready.set(app[HEALTH].state == "ready")
+    metrics.set_state(app[HEALTH].state)
     metrics.batch_size.set(load.running)
     metrics.tokens_per_second.set(load.tokens_per_second)
     metrics.cache_usage.set(load.cache_usage)

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.engine.deadlines import deadline_of
 from services.engine.gauges import read_off
-from services.engine.keys import GENERATOR, HEALTH, POD, RUNS
+from services.engine.keys import GENERATOR, HEALTH, POD, RUNS, WILL
 from services.engine.middleware import EXCHANGE
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
@@ -183,6 +183,13 @@ async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: whether requests are taken, by whom, and if not, why."""
     status, body = request.app[HEALTH].readiness(request.app[POD].name)
     return web.Response(status=status, body=msgspec.json.encode(body), content_type=_JSON)
+
+
+async def drain(request: web.Request) -> web.Response:
+    """POST /drain: the pod shall finish what runs and end, as at SIGTERM. Not reachable through the edge."""
+    request.app[WILL].drain()
+    body = {"pod": request.app[POD].name, "state": "draining"}
+    return web.Response(status=202, body=msgspec.json.encode(body), content_type=_JSON)
 
 
 async def metrics(request: web.Request) -> web.Response:
