@@ -86,6 +86,7 @@ class Metrics:
         self.cache_usage = self._gauge("llm_kv_cache_usage_ratio", "Used share of the KV cache.")
         self.gpu_memory = self._gauge("llm_gpu_memory_used_bytes", "Memory that the engine holds on its GPU; 0 without one.")
         self.cost_per_hour = self._gauge("llm_pod_cost_per_hour", "What an hour of this pod costs (POD_COST_PER_HOUR).")
+        self.tasks = self._gauge("llm_event_loop_tasks", "Tasks of the pod's event loop; idle it has a few, and as many after every load.")
         self.loop_lag = Histogram(
             "llm_event_loop_lag_seconds",
             "How late the pod's event loop wakes.",
