@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import psutil
 import pytest
 
 from tests.contract.asking import CHAT, body, metric, until_metric
@@ -116,6 +117,22 @@ async def test_a_long_prefill_is_no_stall() -> None:
         async with aiohttp.ClientSession(pods.url) as session:
             for _ in range(3):
                 assert (await asked(session, stream=False))[0] == 200
+        assert '"stalled"' not in pods.log()
+
+
+async def test_a_machine_that_slept_has_not_stalled() -> None:
+    """A pod that was stopped for longer than the limit goes on where it was: time counts while it runs."""
+    with running_pods(1, fake_tokens_per_second=20, **LIMITS) as pods:
+        processes = [psutil.Process(pid) for pid in (pods.process.pid, pods.entry("engine-1")["pid"])]
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=body(max_tokens=40, ignore_eos=True)) as stream:
+            await stream.content.readline()
+            for process in processes:  # the runner first, which would take the pod for dead
+                process.suspend()
+            await asyncio.sleep(STALL_SECONDS * 1.5)  # the time itself is what is tested
+            processes[1].resume()
+            assert (await asyncio.wait_for(stream.read(), DEADLINE_SECONDS)).endswith(b"data: [DONE]\n\n")
+            assert pods.readiness(pods.url)["state"] == "ready"
+            processes[0].resume()
         assert '"stalled"' not in pods.log()
 
 
