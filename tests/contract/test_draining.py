@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.contract.asking import CHAT, body, metric, read_all, unread, until_metric
+from tests.contract.test_slow_readers import LARGE, SETTINGS, read_little
 from tests.running import DEADLINE_SECONDS, running_pods, until
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ async def test_what_runs_ends_well_and_what_waits_is_handed_back(how: str) -> No
             assert await metric(session, pods.url, 'llm_pod_state.*"draining".*') == 1
             status, error, _ = await asyncio.wait_for(queued, DEADLINE_SECONDS)
             assert (status, error["code"]) == (503, "draining")
+            assert not running.done(), "handed back at once, not when a slot comes free"
             status, _, raw = await asyncio.wait_for(running, DEADLINE_SECONDS)
             assert (status, raw.endswith(b"data: [DONE]\n\n")) == (200, True)
         until(lambda: pods.entry("engine-1").get("restarts") == 1, pods.log)
@@ -95,16 +97,16 @@ async def test_a_pod_that_loads_drains_at_once() -> None:
 
 async def test_an_answer_that_is_read_slowly_is_read_to_its_end() -> None:
     """The generation is over long before its reader has everything: a pod that drains waits for him."""
-    asked_for = {"max_tokens": 300_000, "ignore_eos": True, "stream": False}
-    with running_pods(1, fake_tokens_per_second=1e6, max_model_len=400_000) as pods:
-        connection = unread(pods.url, **asked_for)
+    with running_pods(1, **SETTINGS) as pods:
+        connection = unread(pods.url, **LARGE, stream=False)
         async with aiohttp.ClientSession(pods.url) as session:
-            await until_metric(session, pods.url, "llm_generation_tokens_total", 300_000)
+            await until_metric(session, pods.url, "llm_generation_tokens_total", LARGE["max_tokens"])
             await until_metric(session, pods.url, "llm_slots_in_use", 0)
             await tell(session, pods, "POST")
         until(lambda: '"pod.draining"' in pods.log(), pods.log)
-        until(lambda: not pods.readiness(pods.url) or pods.readiness(pods.url)["state"] == "draining", pods.log)
-        raw = await asyncio.to_thread(read_all, connection)
+        # Longer than draining takes until the pod refuses, and than what a server that is closed leaves its connections.
+        raw = await asyncio.to_thread(read_little, connection, 6.0)
+        raw += await asyncio.to_thread(read_all, connection)
         head, _, content = raw.partition(b"\r\n\r\n")
         assert f"Content-Length: {len(content)}".encode() in head
-        assert json.loads(content)["usage"]["completion_tokens"] == 300_000
+        assert json.loads(content)["usage"]["completion_tokens"] == LARGE["max_tokens"]

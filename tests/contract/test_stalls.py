@@ -122,9 +122,9 @@ async def test_a_long_prefill_is_no_stall() -> None:
 
 async def test_a_machine_that_slept_has_not_stalled() -> None:
     """A pod that was stopped for longer than the limit goes on where it was: time counts while it runs."""
-    with running_pods(1, fake_tokens_per_second=20, **LIMITS) as pods:
+    with running_pods(1, fake_tokens_per_second=0.7, **LIMITS) as pods:  # slower than the watchdog looks, which is first to wake
         processes = [psutil.Process(pid) for pid in (pods.process.pid, pods.entry("engine-1")["pid"])]
-        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=body(max_tokens=40, ignore_eos=True)) as stream:
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=body(max_tokens=6, ignore_eos=True)) as stream:
             await stream.content.readline()
             for process in processes:  # the runner first, which would take the pod for dead
                 process.suspend()
