@@ -217,10 +217,10 @@ async def section(engine: Engine, *, factors: Sequence[float] = FACTORS) -> tupl
             "others",
         ],
         [*[_row(seen, "on", peak, calm) for seen in on], *[_row(seen, "off", peak, calm) for seen in off]],
-        f"Two pods of {_SLOTS} slots behind Envoy, JSON and streams of {MEAN_TOKENS:.0f} tokens on average, Poisson arrivals that do not wait "
-        f"for answers. 1× is {rate:.1f} requests/s, as measured in a closed loop. A request counts if its answer is whole within "
-        f"{engine.deadline:g} s, which it says (x-request-deadline-ms); of goodput the tokens are compared, since short answers are the ones "
-        f"that can be in time when all wait. Each load ran {LEAD_SECONDS:g} s before it was counted, for {SECONDS:g} s. `off` is "
+        f"Two pods of {_SLOTS} slots behind Envoy, JSON and streams of {MEAN_TOKENS:.0f} tokens on average, Poisson arrivals that do not "
+        f"wait for answers. 1× is {rate:.1f} requests/s, as measured in a closed loop. A request counts if its answer is whole within "
+        f"{engine.deadline:g} s, which it says (x-request-deadline-ms); of goodput the tokens are compared, since short answers are the "
+        f"ones that can be in time when all wait. Each load ran {LEAD_SECONDS:g} s before it was counted, for {SECONDS:g} s. `off` is "
         f"ENABLE_BACKPRESSURE=false. Waits were predicted with a median error of {median:.0%} of {len(errors)} "
         f"(aim ≤ {ERROR_AIM:.0%}{'' if median <= ERROR_AIM else ', **missed**'}).",
     )

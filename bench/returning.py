@@ -87,8 +87,8 @@ async def measure() -> list[Section]:
     table = Section(
         "Coming back as told",
         ["pods", "the client reads", "requests", "refused at first", "accepted when they came back", "told to wait, median, longest"],
-        notes=f"Fake engines of {SLOTS} slots. Five times their capacity for 10 s, then 0.8 times for 40 s; whoever is refused sends the same "
-        "again after Retry-After (whole seconds) or retry-after-ms, until it is answered. Every request was answered in the end.",
+        notes=f"Fake engines of {SLOTS} slots. Five times their capacity for 10 s, then 0.8 times for 40 s; whoever is refused sends the "
+        "same again after Retry-After (whole seconds) or retry-after-ms, until it is answered. Every request was answered in the end.",
     )
     for pods, exact in ((1, True), (2, True), (2, False), (4, True)):
         told = await burst(pods, exact=exact)

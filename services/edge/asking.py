@@ -68,6 +68,8 @@ def _judge(entry: PodEntry, status: int, text: str) -> Answer:
         return "foreign"
     if fields.get("state") == "draining":
         return "draining"
+    if fields.get("state") == "stalled":
+        return "stalled"
     return "ready" if status == 200 else "loading"
 
 

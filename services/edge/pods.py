@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from services.edge.files import Json
     from services.pods_file import PodEntry
 
-Answer = Literal["ready", "draining", "loading", "foreign", "refused", "silent"]
+Answer = Literal["ready", "draining", "loading", "stalled", "foreign", "refused", "silent"]
 """What asking `/readyz` brought. foreign: another pod's name; refused: nobody listens; silent: too late, or broken off."""
 
-State = Literal["unknown", "ready", "draining", "loading", "foreign", "gone"]
+State = Literal["unknown", "ready", "draining", "loading", "stalled", "foreign", "gone"]
 
 REFUSALS_UNTIL_GONE = 3
 """Refused connections in a row after which a pod is taken out. A pod that is merely silent stays: Envoy's own checks judge that."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from services.settings import EdgeSettings
 
 _OTLP_HTTP_PORT = 4318
+STALL_GRACE_SECONDS = 5.0
+"""By how much the pods' limit for silent streams comes first: they look so exactly (a twentieth of 60 s), and a busy one looks late."""
 
 RESOURCES = ("limit_address", "limit_client", "keys", "clusters", "routes", "endpoints")
 """What Envoy re-reads while it runs, in the order in which it is written; each lies in `<state>/xds/<name>.json`.
@@ -68,7 +70,8 @@ def routes(files: EnvoyFiles, settings: EdgeSettings, num_retries: int) -> Json:
     host["retry_policy"]["num_retries"] = num_retries
     by_name = {route["name"]: route for route in host["routes"]}
     stream = by_name["generation_stream"]["route"]
-    stream["idle_timeout"] = seconds(settings.stall_timeout_seconds)
+    # The pod ends what stalls, and who does not read, with a reason; the edge only what a pod leaves hanging.
+    stream["idle_timeout"] = seconds(max(settings.stall_timeout_seconds, settings.slow_client_timeout_seconds) + STALL_GRACE_SECONDS)
     stream["retry_policy"]["per_try_timeout"] = seconds(settings.first_token_timeout_seconds)
     stream["retry_policy"]["num_retries"] = num_retries
     by_name["generation_json"]["route"]["timeout"] = seconds(settings.request_timeout_seconds)

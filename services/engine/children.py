@@ -29,6 +29,7 @@ class Child:
         self.heard_at = time.monotonic()
         self.state = ""
         self.failure = ""
+        self.ended_for = ""
         self.killed_for = ""
         self._process = process
         self._pending = b""
@@ -45,6 +46,8 @@ class Child:
             self.state = word
             if word == "failed":
                 self.failure = rest
+            elif word == "ended":
+                self.ended_for = rest
 
     def poll(self) -> int | None:
         """The exit code if the process has ended (negative: the signal that killed it), else None."""
@@ -64,6 +67,8 @@ class Child:
             return self.killed_for
         if self.failure:
             return f"failed: {self.failure}"
+        if self.ended_for:
+            return f"exit code {code}: {self.ended_for}"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def close(self) -> None:

@@ -26,6 +26,8 @@ def read_off(app: web.Application) -> Metrics:
     metrics.slots_in_use.set(admission.running)
     metrics.slots.set(settings.max_concurrent_requests)
     metrics.ready.set(app[HEALTH].state == "ready")
+    metrics.set_state(app[HEALTH].state)
+    metrics.tasks.set(len(asyncio.all_tasks()))
     metrics.batch_size.set(load.running)
     metrics.tokens_per_second.set(load.tokens_per_second)
     metrics.cache_usage.set(load.cache_usage)

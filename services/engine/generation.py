@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 
+WARM_UP_ID = "convoy-warm-up"
+"""The request id of the pod's own first generation."""
+PROBE_ID = "convoy-probe"
+"""The request id of the pod's own question to an engine that brought no token for too long: does it work again?"""
+
 
 class SamplingParams(Struct, frozen=True):
     """How the next token is drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 are off.
@@ -106,6 +111,9 @@ class Backend(Protocol):
 
     def load(self) -> Load:
         """What it is doing now."""
+
+    async def died(self) -> str:
+        """Returns, with the reason in one line, when the engine has ended without being told to: it will take no request any more."""
 
     async def stop(self) -> None:
         """Frees everything; running generations end with `BackendError`."""

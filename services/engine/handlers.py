@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
@@ -16,20 +15,19 @@ from services.engine.admission import Ask
 from services.engine.client import priority_of
 from services.engine.deadlines import attempt_of, deadline_of
 from services.engine.gauges import read_off
-from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS
+from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS, WILL
 from services.engine.middleware import EXCHANGE
+from services.engine.reading import decoded_of, read_body
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
 from services.openai import requests, responses
 from services.openai.chunks import ChatChunks, CompletionChunks
-from services.openai.errors import ModelNotFound, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from services.openai.errors import ModelNotFound
 from services.openai.schema import openapi
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-    from aiohttp import StreamReader
 
     from services.engine.exchange import Exchange
     from services.engine.runs import Run
@@ -37,11 +35,7 @@ if TYPE_CHECKING:
     from services.openai.requests import ChatRequest, CompletionRequest
 
 log = get_logger()
-T = TypeVar("T")
 
-# Through Envoy the body comes at once or its own limit answers 408 first; this one is for those who ask the pod directly.
-_BODY_SECONDS = 60
-_LARGE_BYTES = 256 * 1024
 # What a waiting request holds beside its tokens: connection, headers, task (measured: 20 KB).
 _REQUEST_BYTES = 20 * 1024
 _JSON = "application/json"
@@ -73,8 +67,8 @@ async def _in_time(request: web.Request, answer: Callable[[web.Request], Awaitab
 
 
 async def _completion(request: web.Request) -> web.StreamResponse:
-    body = await _body(request)
-    decoded = await _decoded(body, requests.decode_completion)
+    body = await read_body(request)
+    decoded = await decoded_of(body, requests.decode_completion)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body), _end_of(exchange))
     ask = _ask(request, body, decoded, prepared)
@@ -83,8 +77,8 @@ async def _completion(request: web.Request) -> web.StreamResponse:
 
 
 async def _chat(request: web.Request, *, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
-    body = await _body(request)
-    decoded = await _decoded(body, decode)
+    body = await read_body(request)
+    decoded = await decoded_of(body, decode)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body), _end_of(exchange))
     ask = _ask(request, body, decoded, prepared)
@@ -177,41 +171,6 @@ def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
     return encode(text=text, finish_reason=run.finish_reason, usage=usage)
 
 
-async def _decoded(body: bytes, decode: Callable[[bytes], T]) -> T:
-    """The body's request; a large body is decoded off the event loop, since finding what is wrong in it may take half a second."""
-    return decode(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(decode, body)
-
-
-async def _body(request: web.Request) -> bytes:
-    """The body, whose type and size were checked. Raises `UnsupportedMediaType`, `RequestTooLarge` or `RequestTimeout`."""
-    if request.headers.get("Content-Type") is not None and request.content_type != _JSON:
-        raise UnsupportedMediaType(f"Content-Type must be application/json, got {request.content_type[:100]}")
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding must be identity, got {encoding[:100]}")
-    limit = request.app[POD].settings.max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise RequestTooLarge(f"The body has {request.content_length} bytes, more than MAX_BODY_BYTES={limit}")
-    if request.content.is_eof():  # it came with the headers, as most do: nothing to wait for, and no timer's cost
-        return await _read(request.content, limit)
-    try:
-        return await asyncio.wait_for(_read(request.content, limit), _BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise RequestTimeout(f"The body did not come within {_BODY_SECONDS} seconds") from None
-
-
-async def _read(content: StreamReader, limit: int) -> bytes:
-    """All of a body. Unlike aiohttp's `request.read` nothing keeps it: whoever waits for a slot needs its tokens only."""
-    parts, size = [], 0
-    while not content.at_eof():
-        part = await content.readany()
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise RequestTooLarge(f"The body has more than MAX_BODY_BYTES={limit} bytes")
-    return b"".join(parts)
-
-
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models: those that the client may use."""
     pod = request.app[POD]
@@ -237,6 +196,13 @@ async def readyz(request: web.Request) -> web.Response:
     """GET /readyz: whether requests are taken, by whom, and if not, why."""
     status, body = request.app[HEALTH].readiness(request.app[POD].name)
     return web.Response(status=status, body=msgspec.json.encode(body), content_type=_JSON)
+
+
+async def drain(request: web.Request) -> web.Response:
+    """POST /drain: the pod shall finish what runs and end, as at SIGTERM. Not reachable through the edge."""
+    request.app[WILL].drain()
+    body = {"pod": request.app[POD].name, "state": "draining"}
+    return web.Response(status=202, body=msgspec.json.encode(body), content_type=_JSON)
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from services.engine.admission import Admission
 from services.engine.concurrency import Concurrency
+from services.engine.ending import Will
 from services.engine.health import Health
 from services.engine.runs import Runs
 from services.engine.token_generator import TokenGenerator
@@ -36,4 +37,5 @@ GENERATOR = web.AppKey("generator", TokenGenerator)
 HEALTH = web.AppKey("health", Health)
 METRICS = web.AppKey("metrics", Metrics)
 RUNS = web.AppKey("runs", Runs)
+WILL = web.AppKey("will", Will)
 TRACING = web.AppKey("tracing", Tracing)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 from services.engine.exchange import CLIENT_LEFT, Exchange
 from services.engine.keys import METRICS, POD, TRACING
@@ -107,24 +106,3 @@ def _endpoint(request: web.Request) -> str:
     """The route's pattern, so that made-up paths make no new label."""
     resource = request.match_info.route.resource
     return resource.canonical if resource else "other"
-
-
-class PodProtocol(web.RequestHandler):
-    """aiohttp's connection, which answers what is not HTTP with OpenAI's error body, too."""
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,  # noqa: ARG002 - the signature is aiohttp's
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Overrides aiohttp's plain text page."""
-        if request.writer.output_size > 0:
-            raise ConnectionError("The answer is under way; it cannot become an error")
-        reason = (message or "").splitlines()[0] if isinstance(exc, HttpProcessingError) and message else "it cannot be read"
-        error = BadRequest(f"This is no valid HTTP request: {reason}")
-        response = error_response(error)
-        response.headers["x-request-id"] = "-"
-        response.force_close()
-        return response

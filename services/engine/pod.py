@@ -19,8 +19,10 @@ from aiohttp import web
 
 from services.engine.app import create_app
 from services.engine.backends import create_generator
-from services.engine.keys import ADMISSION, HEALTH, RUNS, Pod
-from services.engine.middleware import PodProtocol
+from services.engine.connections import PodProtocol, all_answered, end_slow_readers
+from services.engine.ending import Will
+from services.engine.keys import ADMISSION, HEALTH, METRICS, RUNS, WILL, Pod
+from services.openai.errors import Draining, EngineError
 from services.telemetry.logging import configure, get_logger
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-EXIT_LOAD_FAILED = 1
 _BEAT_SECONDS = 1.0
 # Above what Envoy lets through (32 KiB with all it adds): what is too large is for the edge to say.
 _MAX_HEAD_BYTES = 64 * 1024
@@ -38,6 +39,8 @@ _MAX_HEAD_BYTES = 64 * 1024
 _NOTICE_SECONDS = 2.0
 # Time for the edge to write, and Envoy to take in, that the pod is draining.
 _SETTLE_SECONDS = 0.5
+# Time for the last answers, which are errors, to leave.
+_FAREWELL_SECONDS = 1.0
 
 
 class Heart:
@@ -71,60 +74,75 @@ def run_pod(settings: EngineSettings, name: str, listener: socket.socket, pipe: 
 
 
 async def _serve(settings: EngineSettings, name: str, listener: socket.socket, heart: Heart) -> int:
-    stop, failure = asyncio.Event(), ""
-
-    def load_failed(reason: str) -> None:
-        nonlocal failure
-        failure = reason
-        stop.set()
-
-    app = create_app(Pod(name, model_id(settings.model_name), int(time.time()), settings), create_generator(settings, name), load_failed)
+    will = Will()
+    app = create_app(Pod(name, model_id(settings.model_name), int(time.time()), settings), create_generator(settings, name), will)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, will.drain)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
+    assert runner.server is not None
     sizes = {"max_line_size": _MAX_HEAD_BYTES, "max_field_size": _MAX_HEAD_BYTES}
     server = await loop.create_server(
         lambda: PodProtocol(runner.server, loop=loop, access_log=None, **sizes),  # type: ignore[arg-type] # aiohttp's own options
         sock=listener,
     )
     log.info("pod.listening", port=listener.getsockname()[1], pid=os.getpid())
-    heartbeat = asyncio.create_task(heart.beat(app))
-    await stop.wait()
-    if failure:
-        heart.say("failed " + failure)
-        log.error("pod.load_failed", reason=failure)
-    else:
-        await _drain(app, settings.drain_timeout_seconds)
-    heartbeat.cancel()
+    slow = end_slow_readers(runner.server, settings.slow_client_timeout_seconds, app[METRICS])
+    tasks = [asyncio.create_task(heart.beat(app)), asyncio.create_task(slow)]
+    await will.told()
+    if will.ending is None:
+        await _drain(app, runner.server, settings.drain_timeout_seconds)
+    await _stop(app, runner.server, heart)
+    for task in tasks:
+        task.cancel()
     server.close()
     await runner.cleanup()
-    log.info("pod.stopped", failed=bool(failure))
-    return EXIT_LOAD_FAILED if failure else 0
+    ending = will.ending
+    log.info("pod.stopped", exit_code=ending.code if ending else 0)
+    return ending.code if ending else 0
 
 
-async def _drain(app: web.Application, timeout_seconds: float) -> None:
-    """Serves until Envoy sends nothing more, then refuses, and lets what runs finish.
+async def _drain(app: web.Application, server: web.Server, timeout_seconds: float) -> None:
+    """Serves until Envoy sends nothing more, then refuses, and lets what runs finish, to its last byte.
 
     Refusing at once would lose requests where several pods stop together: the one retry could meet another of them. Further signals
     change nothing: a process group may get the same one twice.
     """
-    app[HEALTH].become_draining()
+    app[HEALTH].become("draining")
     log.info("pod.draining", running=app[ADMISSION].running)
-    try:
-        await asyncio.wait_for(_finished(app), timeout_seconds)
-    except asyncio.TimeoutError:
+    waits = {asyncio.create_task(_finished(app, server)), asyncio.create_task(app[WILL].ended())}
+    done, late = await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    for task in late:
+        task.cancel()
+    if not done:
         log.warning("pod.drain_cut", running=app[ADMISSION].running, drain_timeout_seconds=timeout_seconds)
+        message = f"This pod stops, and the answer was not whole within DRAIN_TIMEOUT_SECONDS={timeout_seconds:g}"
+        app[RUNS].end_all(Draining(message, retry_after_seconds=1))
 
 
-async def _finished(app: web.Application) -> None:
-    with suppress(asyncio.TimeoutError):  # nobody asks: no edge in front, or one that is down
-        await asyncio.wait_for(app[HEALTH].told_draining.wait(), _NOTICE_SECONDS)
-        await asyncio.sleep(_SETTLE_SECONDS)
+async def _finished(app: web.Application, server: web.Server) -> None:
+    if not app[HEALTH].refuses:
+        with suppress(asyncio.TimeoutError):  # nobody asks: no edge in front, or one that is down
+            await asyncio.wait_for(app[HEALTH].told_draining.wait(), _NOTICE_SECONDS)
+            await asyncio.sleep(_SETTLE_SECONDS)
     app[HEALTH].refuse()
     app[ADMISSION].drain()
     await app[RUNS].idle()
+    await all_answered(server)
+
+
+async def _stop(app: web.Application, server: web.Server, heart: Heart) -> None:
+    """Tells whoever is still here that the pod ends, and why."""
+    ending = app[WILL].ending
+    app[HEALTH].become("stopped", ending.reason if ending else "")
+    app[ADMISSION].drain()
+    if ending is not None:
+        heart.say(f"{ending.word} {ending.reason}")
+        log.error("pod.ended", reason=ending.reason, exit_code=ending.code)
+        app[RUNS].end_all(EngineError(f"The engine broke: {ending.reason}"))
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(all_answered(server), _FAREWELL_SECONDS)
 
 
 def model_id(model_name: str) -> str:

@@ -12,15 +12,17 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from services.engine.generation import BackendError, BackendUnavailable
-from services.openai.errors import EngineError, NotReady
+from services.engine.subscription import Subscription
+from services.openai.errors import ApiError, EngineError, NotReady
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from services.engine.admission import Ask, Ticket
     from services.engine.entry import Entry
     from services.engine.generation import FinishReason, TokenEvent
     from services.engine.token_generator import Prepared, TokenGenerator
-    from services.openai.errors import ApiError
     from services.telemetry.metrics import Metrics
 
 log = get_logger()
@@ -29,36 +31,54 @@ log = get_logger()
 class Runs:
     """Starts runs, and knows those under way."""
 
-    def __init__(self, generator: TokenGenerator, entry: Entry, metrics: Metrics) -> None:
-        """All three are the pod's own."""
+    def __init__(self, generator: TokenGenerator, entry: Entry, metrics: Metrics, check_ready: Callable[[], None] = lambda: None) -> None:
+        """All three are the pod's own; `check_ready` raises what a request is told whose turn comes while the engine takes none."""
         self.generator = generator
         self._entry = entry
         self._admission = entry.admission
         self._metrics = metrics
-        self._active: set[asyncio.Task[None]] = set()
+        self._check_ready = check_ready
+        self._num_tokens_of_ended = 0
+        self.active: set[Run] = set()
+        """Those under way."""
 
     async def start(self, prepared: Prepared, ask: Ask) -> Run:
         """Waits for a slot and begins; the caller subscribes before it awaits anything else.
 
-        Raises `QueueFull`, `DeadlineUnreachable` or `Draining`.
+        Raises `QueueFull`, `DeadlineUnreachable` or `Draining`, and `NotReady` where the engine fell still while the request waited.
         """
         ticket = await self._entry.admit(ask)
+        try:
+            self._check_ready()
+        except ApiError:
+            self._admission.release(ticket, None)  # which is the next one's turn to hear it
+            raise
         self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
         self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
         run = Run(prepared, ticket, self)
-        self._active.add(run.task)
-        run.task.add_done_callback(self._active.discard)
+        self.active.add(run)
+        run.task.add_done_callback(lambda _: self.active.discard(run))
         return run
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all runs so far."""
+        return self._num_tokens_of_ended + sum(run.num_tokens for run in self.active if not run.is_over)
 
     async def idle(self) -> None:
         """Returns when no run is under way."""
-        while self._active:
-            await asyncio.wait(self._active)
+        while self.active:
+            await asyncio.wait([run.task for run in self.active])
+
+    def end_all(self, error: ApiError) -> None:
+        """Ends every run that is not finished; its subscribers get what came until now, then `error`."""
+        for run in list(self.active):
+            run.end(error)
 
     async def cancel_all(self) -> None:
         """Ends every run now; their subscribers get an `EngineError`."""
-        for task in list(self._active):
-            task.cancel()
+        for run in list(self.active):
+            run.task.cancel()
         await self.idle()
 
     def took(self, run: Run, num_tokens: int, now: float) -> None:
@@ -68,6 +88,7 @@ class Runs:
     def ended(self, run: Run) -> None:
         """A run of ours is over."""
         metrics, seconds = self._metrics, run.ended_at - run.started_at
+        self._num_tokens_of_ended += run.num_tokens
         self._admission.release(run.ticket, run.finish_reason)
         if run.finish_reason is not None and run.ticket.predicted_seconds is not None:
             metrics.duration_error.observe(run.ticket.predicted_seconds - seconds)
@@ -92,6 +113,8 @@ class Run:
         self.num_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.broke = False
+        self._silent_seconds = 0.0
+        self._num_tokens_seen = 0
         self._error: ApiError | None = None
         self._texts: list[str] = []
         self._waiters: list[asyncio.Future[None]] = []
@@ -118,6 +141,12 @@ class Run:
             self._error = error
             self.task.cancel()
 
+    def age(self, seconds: float) -> float:
+        """Tells it that `seconds` have passed since the last call; how long it has brought no token, as far as that was told."""
+        self._silent_seconds = self._silent_seconds + seconds if self.num_tokens == self._num_tokens_seen else 0.0
+        self._num_tokens_seen = self.num_tokens
+        return self._silent_seconds
+
     def read(self, start: int) -> tuple[str, int]:
         """The text from piece `start` on, and the piece to go on from."""
         end = len(self._texts)
@@ -140,7 +169,7 @@ class Run:
         def expire() -> None:
             nonlocal is_late
             is_late = True
-            self._wake()
+            self.wake()
 
         timer = asyncio.get_running_loop().call_later(within_seconds, expire)
         try:
@@ -186,7 +215,7 @@ class Run:
         self.num_tokens += event.num_tokens
         self._texts.append(event.text)
         self.finish_reason = event.finish_reason
-        self._wake()
+        self.wake()
 
     def _settle(self) -> None:
         """Tells, once, that nothing more will come."""
@@ -196,49 +225,15 @@ class Run:
             self._error = EngineError("The generation was cancelled")
         self.ended_at = time.monotonic()
         self._runs.ended(self)
-        self._wake()
+        self.wake()
 
     def _fail(self, message: str) -> None:
         self.broke = True
         self._error = EngineError(message)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Has every subscriber look."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
-
-
-class Subscription:
-    """One reader's place in a run."""
-
-    def __init__(self, run: Run) -> None:
-        """At the beginning."""
-        self.run = run
-        self._next = 0
-
-    async def read(self) -> tuple[str, bool]:
-        """The text that came since the last call (waits for some), and whether it was the last. Raises the run's error after all text."""
-        run = self.run
-        while True:
-            text, self._next = run.read(self._next)
-            if run.finish_reason is not None:
-                return text, True
-            if text:
-                return text, False
-            if run.is_over:
-                run.raise_error()
-            await run.changed()
-
-    async def whole(self) -> str:
-        """The whole text, when the run is over. Raises the run's error."""
-        run = self.run
-        while not run.is_over and run.finish_reason is None:
-            await run.changed()
-        if run.finish_reason is None:
-            run.raise_error()
-        return run.read(0)[0]
-
-    def close(self) -> None:
-        """Leaves; to be called once."""
-        self.run.leave()

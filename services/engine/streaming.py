@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from services.openai.responses import count_usage
 
 if TYPE_CHECKING:
     from services.engine.exchange import Exchange
-    from services.engine.runs import Subscription
+    from services.engine.subscription import Subscription
     from services.openai.chunks import Chunks
 
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -32,8 +33,35 @@ async def stream(
     if not run.first_token_at and not response.prepared:
         run.raise_error()  # before any byte it is still a true status code
     await _begin(request, exchange, response)
-    await _send(response, exchange, subscription, chunks)
+    keepalive = _Keepalive(subscription, keepalive_seconds)
+    with keepalive:
+        await _send(response, exchange, subscription, chunks, keepalive)
     return response
+
+
+class _Keepalive:
+    """Nudges a stream's reader when nothing was sent for so long. One timer a stream, which no token has to move."""
+
+    def __init__(self, subscription: Subscription, seconds: float) -> None:
+        self._subscription = subscription
+        self._seconds = seconds
+        self._sent_at = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._look)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def sent(self) -> None:
+        """Something was."""
+        self._sent_at = time.monotonic()
+
+    def _look(self) -> None:
+        left = self._sent_at + self._seconds - time.monotonic()
+        if left <= 0:
+            self._subscription.nudge()
+        self._timer = asyncio.get_running_loop().call_later(left if left > 0 else self._seconds, self._look)
 
 
 async def _begin(request: web.Request, exchange: Exchange, response: web.StreamResponse) -> None:
@@ -44,7 +72,9 @@ async def _begin(request: web.Request, exchange: Exchange, response: web.StreamR
         await response.prepare(request)
 
 
-async def _send(response: web.StreamResponse, exchange: Exchange, subscription: Subscription, chunks: Chunks) -> None:
+async def _send(
+    response: web.StreamResponse, exchange: Exchange, subscription: Subscription, chunks: Chunks, keepalive: _Keepalive
+) -> None:
     """All frames; several that are ready together leave in one write. After the first byte an error is a last event, and no `[DONE]`."""
     run, opening = subscription.run, chunks.role()
     try:
@@ -54,8 +84,8 @@ async def _send(response: web.StreamResponse, exchange: Exchange, subscription: 
             opening = b""
             if is_last:
                 break
-            if frames:
-                await response.write(frames)
+            await response.write(frames if text else frames + comment("keepalive"))
+            keepalive.sent()
     except ApiError as error:
         exchange.error = error
         await response.write_eof(error_event(error))

@@ -66,9 +66,29 @@ class TokenGenerator:
         self.info = await self._backend.start(progress)
         self.tokenizer = await self._off_loop(self._load_tokenizer)
 
+    async def try_out(self, request_id: str, num_tokens: int) -> None:
+        """One short generation of our own, through all that a client's goes through. Raises `BackendError`."""
+        message = "Hello!"
+        try:
+            token_ids = await self._off_loop(self.tokenizer.encode_chat, [{"role": "user", "content": message}])
+        except ValueError:  # a model without a chat template, or with one that wants more than a greeting
+            token_ids = await self._off_loop(self.tokenizer.encode, message)
+        context = self.info.context_tokens
+        token_ids = token_ids[: max(1, context - num_tokens)]
+        own = self.info.sampling
+        sampling = SamplingParams(seed=0, temperature=own.temperature, top_k=own.top_k, top_p=own.top_p, min_p=own.min_p)
+        request = GenerationRequest(request_id, token_ids, sampling, max_tokens=min(num_tokens, context - len(token_ids)))
+        async with aclosing(self.generate(Prepared(request, ()))) as events:  # type: ignore[type-var]  # an async generator
+            async for _ in events:
+                pass
+
     def load(self) -> Load:
         """What the backend is doing now."""
         return self._backend.load()
+
+    async def died(self) -> str:
+        """Returns, with the reason, when the engine has ended without being told to."""
+        return await self._backend.died()
 
     async def stop(self) -> None:
         """Frees everything."""

@@ -24,7 +24,7 @@ OK = 200
 
 
 class Readiness(Struct, frozen=True):
-    """What a pod says about itself; `state` is loading, ready, draining, stopped, or (said by us) unreachable."""
+    """What a pod says about itself; `state` is loading, warming, ready, stalled, draining, stopped, or (said by us) unreachable."""
 
     pod: str = ""
     state: str = "unreachable"

@@ -125,7 +125,7 @@ def _pods(state: StateDir) -> list[Row]:
 def _pod_row(state: StateDir, pod: PodEntry, said: probe.Readiness) -> Row:
     return Row(
         name=pod.name,
-        state=f"{said.state}: {said.progress}" if said.state == "loading" and said.progress else said.state,
+        state=f"{said.state}: {said.progress}" if said.state in {"loading", "warming", "stalled"} and said.progress else said.state,
         address=f"{pod.host}:{pod.port}",
         pid=pod.pid,
         uptime_seconds=time.time() - pod.started_at,

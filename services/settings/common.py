@@ -74,7 +74,7 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
     ] = 10
     keepalive_seconds: Annotated[
         Seconds,
-        Meta(description="A stream silent for so long before its first token commits its headers and sends `: keepalive` comments."),
+        Meta(description="A stream silent for so long sends a `: keepalive` comment, before its first token together with its headers."),
     ] = 15
     first_token_timeout_seconds: Annotated[
         Seconds, Meta(description="A stream without response headers for so long is tried on another pod.", extra=LIVE)
@@ -83,7 +83,14 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
         Seconds, Meta(description="A pod whose event loop is silent for so long is killed and started again.")
     ] = 30
     stall_timeout_seconds: Annotated[
-        Seconds, Meta(description="A stream that brings no byte for so long is ended by the edge.", extra=LIVE)
+        Seconds,
+        Meta(
+            description="A generation without a token for so long, reading its prompt included, ends with 500 engine_error. If the engine "
+            "stands still the pod is not ready, and starts anew unless it works again within the same time."
+        ),
+    ] = 60
+    slow_client_timeout_seconds: Annotated[
+        Seconds, Meta(description="A client that reads nothing of a waiting answer for so long loses its connection.")
     ] = 60
     request_timeout_seconds: Annotated[
         Seconds,

@@ -74,10 +74,10 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
     ] = 200
     fake_load_seconds: Annotated[float, Meta(ge=0, le=600, description="ENGINE=fake: seconds that loading takes.")] = 0
     fake_failure: Annotated[
-        Literal["none", "error", "error_after_first_token", "exit", "hang", "load"],
+        Literal["none", "error", "error_after_first_token", "exit", "hang", "load", "warm_up"],
         Meta(
             description="ENGINE=fake: fail each request (error, error_after_first_token), end the process at a request (exit), "
-            "never answer (hang), or fail to load (load)."
+            "never answer (hang), or fail to load (load, warm_up)."
         ),
     ] = "none"
     fake_faults_file: Annotated[
@@ -85,7 +85,7 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
         Meta(
             description="ENGINE=fake: a JSON file of faults by pod, or * for all, read anew when it is replaced while pods run: "
             '{"engine-1": {"failure": "error", "prompt": "only where the prompt has this"}}. Beside those of FAKE_FAILURE: unavailable '
-            "(503), freeze (the process stops), slow (with a factor). Empty: none."
+            "(503), freeze (the process stops), die (the engine ends, its process does not), slow (with a factor). Empty: none."
         ),
     ] = ""
 

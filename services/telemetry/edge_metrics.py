@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing reads
 
-POD_STATES = ("ready", "draining", "loading", "foreign", "gone", "unknown")
+POD_STATES = ("ready", "draining", "loading", "stalled", "foreign", "gone", "unknown")
 RESOURCES = ("limit_address", "limit_client", "keys", "clusters", "routes", "endpoints")
 
 

@@ -21,6 +21,8 @@ SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 # Prompts and answers double from a word to the largest contexts in use.
 TOKENS_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 REFUSALS = ("queue_full", "queue_timeout", "deadline_unreachable", "client_concurrency", "draining")
+POD_STATES = ("loading", "warming", "ready", "stalled", "draining", "stopped")
+"""One of them is 1; what follows what says `services/engine/health.py`."""
 SPAN_LOSSES = ("queue_full", "not_taken")
 # A loop that lags 10 ms (our limit) delays every token by as much.
 # Predicted too short (below 0) or too long.
@@ -56,6 +58,8 @@ class Metrics:
         )
         self.in_progress = self._gauge("llm_requests_in_progress", "Requests being answered, waiting ones included.")
         self.ready = self._gauge("llm_pod_ready", "1 when the pod takes requests.")
+        self._state = Gauge("llm_pod_state", "1 for the state that the pod is in.", ["model", "state"], registry=self.registry)
+        self.slow_clients = self._counter("llm_slow_clients", "Connections ended because their client read nothing for too long.")
         self.spans_dropped = self._by_reason("llm_spans_dropped", "Trace spans that no collector got.", SPAN_LOSSES)
 
     def _declare_tokens(self) -> None:
@@ -87,11 +91,13 @@ class Metrics:
 
     def _declare_engine(self) -> None:
         self.engine_errors = self._counter("llm_engine_errors", "Generations that the engine broke.")
+        self.stalls = self._counter("llm_stalls", "Generations ended because the engine brought no token for too long.")
         self.batch_size = self._gauge("llm_batch_size", "Requests in the engine's last step.")
         self.tokens_per_second = self._gauge("llm_tokens_per_second", "Tokens generated a second over the last steps, all requests.")
         self.cache_usage = self._gauge("llm_kv_cache_usage_ratio", "Used share of the KV cache.")
         self.gpu_memory = self._gauge("llm_gpu_memory_used_bytes", "Memory that the engine holds on its GPU; 0 without one.")
         self.cost_per_hour = self._gauge("llm_pod_cost_per_hour", "What an hour of this pod costs (POD_COST_PER_HOUR).")
+        self.tasks = self._gauge("llm_event_loop_tasks", "Tasks of the pod's event loop; idle it has a few, and as many after every load.")
         self.loop_lag = Histogram(
             "llm_event_loop_lag_seconds",
             "How late the pod's event loop wakes.",
@@ -99,6 +105,11 @@ class Metrics:
             buckets=_LAG_BUCKETS,
             registry=self.registry,
         ).labels(self.model)
+
+    def set_state(self, state: str) -> None:
+        """Which of POD_STATES the pod is in now."""
+        for name in POD_STATES:
+            self._state.labels(self.model, name).set(name == state)
 
     def _counter(self, name: str, help_: str) -> Counter:
         return Counter(name, help_, ["model"], registry=self.registry).labels(self.model)

@@ -186,7 +186,7 @@ async def test_streams_outlive_every_change(pods: list[StubPod], tmp_path: Path)
             edge.write_clients(
                 clients_file({"alice": "", f"other-{number}": ""}, f"standard: {{requests_per_minute: 600, burst: {burst}}}")
             )
-            _replace(env_file, f"STALL_TIMEOUT_SECONDS={50 + number}\nMAX_REQUESTS={1000 + number}\n")
+            _replace(env_file, f"FIRST_TOKEN_TIMEOUT_SECONDS={20 + number}\nMAX_REQUESTS={1000 + number}\n")
             edge.write_pods([pod.entry() for pod in (pods if number % 2 else [*pods, third])])
             await _until_status(edge, 200, f"other-{number}")
             await edge.until_applied(env_file)

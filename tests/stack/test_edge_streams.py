@@ -29,6 +29,7 @@ LIMITS = {
     "first_token_timeout_seconds": 1,
     "hang_timeout_seconds": 2,
     "stall_timeout_seconds": 2.5,
+    "slow_client_timeout_seconds": 2.5,
     "request_timeout_seconds": 4,
 }
 LONG = 'text with "stream": true, {[ and \\ in it. ' * 20_000

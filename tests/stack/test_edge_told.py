@@ -57,7 +57,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two fake pods behind an edge that knows clients."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "clients.yaml").write_text(CLIENTS)
-    (folder / ".env").write_text("STALL_TIMEOUT_SECONDS=70\n")
+    (folder / ".env").write_text("REQUEST_TIMEOUT_SECONDS=610\n")
     with convoy(CLIENTS_FILE=str(folder / "clients.yaml"), CONVOY_ENV_FILE=str(folder / ".env")) as started:
         done = started.run("up", "--detach")
         assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def stack(running: Stack) -> Iterator[Stack]:
     """The stack, whose files are as at the start before and after each test."""
     yield running
     running.write(running.clients, CLIENTS)
-    running.write(running.env_file, "STALL_TIMEOUT_SECONDS=70\n")
+    running.write(running.env_file, "REQUEST_TIMEOUT_SECONDS=610\n")
     until(lambda: running.reload()[0] == 0, lambda: str(running.reload()))
 
 
@@ -78,23 +78,23 @@ def test_without_changes_all_is_in_force(stack: Stack) -> None:
     code, text = stack.reload()
     assert (code, text.splitlines()[-1]) == (0, "all is in force")
     assert {"clients.yaml", "routes.yaml", ".env"} <= {line.split()[0].rsplit("/", 1)[-1] for line in text.splitlines()}
-    assert "STALL_TIMEOUT_SECONDS" not in text
+    assert "REQUEST_TIMEOUT_SECONDS" not in text
 
 
 def test_each_changed_setting_says_when_it_applies(stack: Stack) -> None:
     """A live one is in force when the command returns, others name the command that they wait for; waiting is no failure."""
-    stack.write(stack.env_file, "STALL_TIMEOUT_SECONDS=80\nPODS=3\nMAX_CONNECTIONS=100\nEJECT_AFTER_ERRORS=7\n")
-    assert stack.reloaded("STALL_TIMEOUT_SECONDS") == (0, "STALL_TIMEOUT_SECONDS 70 80 in force")
+    stack.write(stack.env_file, "REQUEST_TIMEOUT_SECONDS=620\nPODS=3\nMAX_CONNECTIONS=100\nEJECT_AFTER_ERRORS=7\n")
+    assert stack.reloaded("REQUEST_TIMEOUT_SECONDS") == (0, "REQUEST_TIMEOUT_SECONDS 610 620 in force")
     assert stack.reloaded("EJECT_AFTER_ERRORS") == (0, "EJECT_AFTER_ERRORS 5 7 in force")
     assert stack.reloaded("PODS") == (0, "PODS 2 3 after `convoy down, convoy up`")
     assert stack.reloaded("MAX_CONNECTIONS") == (0, "MAX_CONNECTIONS 8192 100 after `convoy restart envoy`")
     routes = (stack.convoy.state_dir / "xds" / "routes.json").read_text()
-    assert '"idle_timeout": "80s"' in routes, "what is said to be in force is what Envoy was given"
+    assert '"timeout": "620s"' in routes, "what is said to be in force is what Envoy was given"
 
 
 def test_a_restart_puts_its_settings_in_force(stack: Stack) -> None:
     """What waited for `convoy restart envoy` is in force, and no longer listed as a change, after it."""
-    stack.write(stack.env_file, "STALL_TIMEOUT_SECONDS=70\nMAX_CONNECTIONS=200\n")
+    stack.write(stack.env_file, "REQUEST_TIMEOUT_SECONDS=610\nMAX_CONNECTIONS=200\n")
     assert stack.reloaded("MAX_CONNECTIONS") == (0, "MAX_CONNECTIONS 8192 200 after `convoy restart envoy`")
     done = stack.convoy.run("restart", "envoy")
     assert done.returncode == 0, done.stderr
@@ -103,15 +103,15 @@ def test_a_restart_puts_its_settings_in_force(stack: Stack) -> None:
 
 def test_a_setting_of_the_shell_waits_for_a_start(stack: Stack) -> None:
     """What the shell gives goes before `.env`, so the running edge cannot take it over."""
-    done = stack.convoy.run("reload", STALL_TIMEOUT_SECONDS="90")
+    done = stack.convoy.run("reload", REQUEST_TIMEOUT_SECONDS="630")
     assert done.returncode == 0, done.stdout
-    assert "STALL_TIMEOUT_SECONDS 70 90 after `convoy down, convoy up`" in " ".join(done.stdout.split())
+    assert "REQUEST_TIMEOUT_SECONDS 610 630 after `convoy down, convoy up`" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("STALL_TIMEOUT_SECONDS=70\nEJECT_AFTER_ERRORS=many\n", ".env:2: EJECT_AFTER_ERRORS=many: must be a whole number"),
+        ("REQUEST_TIMEOUT_SECONDS=610\nEJECT_AFTER_ERRORS=many\n", ".env:2: EJECT_AFTER_ERRORS=many: must be a whole number"),
         ("PODS=none\n", ".env:1: PODS=none: must be a whole number"),
         ("\nPODDS=2\n", ".env:2: .env: PODDS is not a setting of Convoy (did you mean PODS?)"),
     ],

@@ -13,7 +13,7 @@ from itertools import chain, cycle, islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from services.engine.backends.faults import Faults
-from services.engine.generation import BackendError, Load, ModelInfo
+from services.engine.generation import WARM_UP_ID, BackendError, BackendUnavailable, Load, ModelInfo
 from services.engine.mailbox import Mailbox
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class FakeBackend:
         self._rows: dict[Mailbox, _Row] = {}
         self._wake = asyncio.Event()
         self._steps: asyncio.Task[None] | None = None
+        self._death: asyncio.Future[str]
 
     async def start(self, progress: Callable[[str], None]) -> ModelInfo:
         """Pretends to load for `fake_load_seconds`."""
@@ -81,13 +82,19 @@ class FakeBackend:
         if self._settings.fake_failure == "load":
             raise BackendError("FAKE_FAILURE=load: the fake engine was told not to load")
         self._faults.now()  # a file with a mistake shall be told of now
+        self._death = asyncio.get_running_loop().create_future()
         self._steps = asyncio.create_task(self._run())
+        self._steps.add_done_callback(self._bury)
         return ModelInfo(self._settings.max_model_len or _CONTEXT_TOKENS, 5 << 32, "none", "none")
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenEvent]:
         """The fixed sentences as tokens, until `max_tokens` or, unless the stop token is ignored, their end."""
-        row = _Row(request, asyncio.get_running_loop().time(), self._settings.fake_first_token_ms / 1000)
+        is_warm_up = request.request_id == WARM_UP_ID  # part of loading, whose pace and failure have settings of their own
+        row = _Row(request, asyncio.get_running_loop().time(), 0 if is_warm_up else self._settings.fake_first_token_ms / 1000)
+        row.is_safe = is_warm_up and self._settings.fake_failure != "warm_up"
         fault = row.struck_by(self._faults.now())
+        if self._death.done():
+            raise BackendUnavailable(self._death.result())
         if fault is not None:
             fault.strike_at_start()
         mailbox = Mailbox()
@@ -106,12 +113,27 @@ class FakeBackend:
         """Rows and their pace."""
         return Load(running=len(self._rows), tokens_per_second=len(self._rows) * self._settings.fake_tokens_per_second)
 
+    async def died(self) -> str:
+        """When a step broke by more than a request's error."""
+        return await asyncio.shield(self._death)
+
     async def stop(self) -> None:
         """Ends running requests with an error."""
         if self._steps:
             self._steps.cancel()
+        self._fail(BackendError("The engine was stopped"))
+
+    def _fail(self, error: BackendError) -> None:
         for mailbox in list(self._rows):
-            mailbox.fail(BackendError("The engine was stopped"))
+            mailbox.fail(error)
+
+    def _bury(self, steps: asyncio.Task[None]) -> None:
+        if steps.cancelled():
+            return
+        error = steps.exception()
+        reason = f"{type(error).__name__}: {error}"
+        self._fail(BackendError(reason))
+        self._death.set_result(reason)
 
     async def _run(self) -> None:
         """One step after the other, on a clock of its own; sleeps while no row runs."""
@@ -152,6 +174,8 @@ class _Row:
     def __init__(self, request: GenerationRequest, now: float, first_token_seconds: float) -> None:
         self.num_tokens = len(request.resume_token_ids)
         self.finish_reason: Any = None
+        self.is_safe = False
+        """Whether no fault strikes it."""
         self._prompt_token_ids = request.prompt_token_ids
         self._looked_at = now
         self._seconds = -first_token_seconds
@@ -168,7 +192,9 @@ class _Row:
 
     def struck_by(self, fault: Fault | None) -> Fault | None:
         """The fault, if it is one that strikes this request."""
-        return fault if fault is not None and (not fault.prompt or fault.prompt in self.prompt) else None
+        if fault is None or self.is_safe:
+            return None
+        return fault if not fault.prompt or fault.prompt in self.prompt else None
 
     def age(self, now: float, pace: float) -> None:
         """Moves its clock on, at `pace` times the speed of ours."""

@@ -22,7 +22,11 @@ log = get_logger()
 EXIT_CODE = 3
 ALL_PODS = "*"
 
-Failure = Literal["error", "error_after_first_token", "exit", "freeze", "hang", "slow", "unavailable"]
+Failure = Literal["die", "error", "error_after_first_token", "exit", "freeze", "hang", "slow", "unavailable"]
+
+
+class EngineDeath(Exception):
+    """No error of a request: the loop that makes the steps ends by it."""
 
 
 class Fault(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -30,7 +34,8 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
     `error` strikes requests without a token, `error_after_first_token` those with one; `hang` brings no token while it lasts, `slow` one in
     `factor` times the time; `exit` ends the process and `freeze` stops it for good (SIGSTOP), at a request or while one runs; `unavailable`
-    turns new requests away as `not_ready` though the pod says that it is ready. `prompt` limits it to requests whose prompt has that text.
+    turns new requests away as `not_ready` though the pod says that it is ready; `die` ends the engine and leaves the process. `prompt`
+    limits it to requests whose prompt has that text.
     """
 
     failure: Failure
@@ -60,6 +65,8 @@ class Fault(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     def strike_running(self, num_tokens: int, *, is_due: bool) -> None:
         """What it does to a request that has `num_tokens` and may get more in this step. Raises `BackendError`."""
         self._strike_process()
+        if self.failure == "die":
+            raise EngineDeath("the fake engine was told to die")
         if (self.failure == "error" and not num_tokens) or (self.failure == "error_after_first_token" and num_tokens and is_due):
             raise self._told()
 
@@ -80,8 +87,9 @@ class Faults:
         """`path` of the file, empty for none; `always` is FAKE_FAILURE, which holds where the file says nothing of the pod."""
         self._path = Path(path) if path else None
         self._pod = pod
-        # "load" is over before the first request.
-        self._always = None if always in {"none", "load"} else msgspec.convert({"failure": always}, Fault)
+        # "load" is over before the first request, and "warm_up" with the pod's own one.
+        failure = {"none": None, "load": None, "warm_up": "error"}.get(always, always)
+        self._always = msgspec.convert({"failure": failure}, Fault) if failure else None
         self._fault = self._always
         self._seen: tuple[int, ...] = ()
 

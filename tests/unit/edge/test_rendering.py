@@ -62,7 +62,7 @@ def test_routes_have_limits_and_retries(num_retries: int) -> None:
     host = rendering.routes(FILES, SETTINGS, num_retries)["resources"][0]["virtual_hosts"][0]
     by_name = {route["name"]: route.get("route") for route in host["routes"]}
     stream, answer = by_name["generation_stream"], by_name["generation_json"]
-    assert (stream["timeout"], stream["idle_timeout"], stream["retry_policy"]["per_try_timeout"]) == ("0s", "61s", "20.5s")
+    assert (stream["timeout"], stream["idle_timeout"], stream["retry_policy"]["per_try_timeout"]) == ("0s", "66s", "20.5s")
     assert (answer["timeout"], answer["idle_timeout"]) == ("601s", "0s")
     assert host["request_body_buffer_limit"] == 4096
     assert {host["retry_policy"]["num_retries"], stream["retry_policy"]["num_retries"]} == {num_retries}

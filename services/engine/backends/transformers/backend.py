@@ -10,7 +10,7 @@ from services.engine.backends.transformers.loading import load
 from services.engine.backends.transformers.sequence import Sequence
 from services.engine.backends.transformers.tokenizer import ModelTokenizer
 from services.engine.backends.transformers.worker import Worker
-from services.engine.generation import BackendError, TokenEvent
+from services.engine.generation import BackendError, BackendUnavailable, TokenEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -47,6 +47,8 @@ class TransformersBackend:
         """Events of one request; closing the iterator frees its row before the next step. Raises `BackendError`."""
         if not self._is_open:
             raise BackendError("the engine does not run")
+        if self._worker.death.done():
+            raise BackendUnavailable("the engine has died")
         self._refuse_impossible(request)
         sequence = Sequence(request, self._loaded.info.context_tokens)
         if sequence.num_new >= sequence.max_new:
@@ -65,6 +67,14 @@ class TransformersBackend:
     def load(self) -> Load:
         """As of the last step."""
         return self._worker.load
+
+    async def died(self) -> str:
+        """When the engine's thread broke, and not a step of it."""
+        try:
+            await asyncio.shield(self._worker.death)
+        except BackendError as error:
+            return str(error)
+        raise AssertionError("an engine's death has a reason")
 
     async def stop(self) -> None:
         """Ends the thread; running requests fail."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from services.engine.generation import BackendError
 from services.engine.sampling import BadLogits, RowParams, sample, seed_array
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
     from services.engine.backends.transformers.forward import Forward
     from services.engine.backends.transformers.sequence import Sequence
@@ -96,6 +96,8 @@ class Batch:
         parts = [row.tokens[row.num_cached : row.num_cached + min(num_tokens, row.num_to_prefill)] for row in group]
         try:
             self._forward(first, [part + [0] * (num_tokens - len(part)) for part in parts], [row.num_cached for row in group])
+        except torch.AcceleratorError:
+            raise  # no row is at fault: the device is of no use any more
         except Exception as error:  # noqa: BLE001 - only those that read fail, whatever a model raises; the others go on
             return self._fail_rows(range(first, first + count), engine_error(error))
         for row, part in zip(group, parts, strict=True):

@@ -50,6 +50,7 @@ class Worker:
     def start(self, loop: asyncio.AbstractEventLoop, loaded: asyncio.Future[None]) -> None:
         """Starts the thread; `loaded` is done when the model is there, or has the `BackendError`."""
         self._loop = loop
+        self.death: asyncio.Future[None] = loop.create_future()
         self._loaded = loaded
         self._thread.start()
 
@@ -76,9 +77,22 @@ class Worker:
                 self._on_loop(_settle, self._loaded, engine_error(error))
                 return
             self._on_loop(_settle, self._loaded, None)
-            while self._take_in(batch):
-                self._step(batch)
-            self._post(batch.fail(BackendError("the engine was stopped")))
+            try:
+                while self._take_in(batch):
+                    self._step(batch)
+                self._post(batch.fail(BackendError("the engine was stopped")))
+            except Exception as error:  # the boundary: an engine that cannot go on says so, and its pod is started anew
+                log.exception("engine.died", error_type=type(error).__name__)
+                self._die(batch, engine_error(error))
+
+    def _die(self, batch: Batch, error: BackendError) -> None:
+        """Fails everything that runs or waits; what comes later is refused by whoever asks `death`."""
+        rows = [*batch.rows, *self._waiting]
+        while not self._inbox.empty():
+            sequence = self._inbox.get()
+            rows += [sequence] if sequence is not None else []
+        self._on_loop(_settle, self.death, error)
+        self._post([Drawn(row, error=error) for row in rows])
 
     def _take_in(self, batch: Batch) -> bool:
         """Lets new requests join as far as rows are free, waiting while there is nothing to do; false when it shall end."""
@@ -98,6 +112,8 @@ class Worker:
         start = time.perf_counter()
         try:
             drawn = batch.step()
+        except torch.AcceleratorError:
+            raise  # the device's context is broken: every later step would break by it, too
         except Exception as error:  # noqa: BLE001 - the boundary: a broken step fails its requests, not the engine
             log.error("engine.step_failed", error=type(error).__name__, message=str(error)[:500], rows=len(batch.rows))  # noqa: TRY400
             drawn = batch.fail(engine_error(error))

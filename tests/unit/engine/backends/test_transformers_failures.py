@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from services.engine.backends.transformers.backend import TransformersBackend
-from services.engine.generation import BackendError
+from services.engine.generation import BackendError, BackendUnavailable
 from tests.unit.engine.backends.asking import (
     DEADLINE_SECONDS,
     generated,
@@ -101,6 +101,26 @@ async def test_a_model_that_breaks_fails_its_requests_and_goes_on(backend: Trans
     hook.remove()
     assert all(isinstance(one, BackendError) and "out of paper" in str(one) for one in outcomes)
     assert await tokens_of(backend, request([5, 6])) == expected
+
+
+@pytest.mark.parametrize("prompt", [[5], [5, 6]], ids=["drawing", "reading"])
+async def test_a_broken_device_is_the_engines_death(backend: TransformersBackend, prompt: list[int]) -> None:
+    """What no later step could survive ends the engine: it says why, what runs fails, and what comes later may be tried elsewhere."""
+    running = backend.generate(request([7, 8], max_tokens=1000))
+    await anext(running)
+    death = asyncio.create_task(backend.died())
+    backend._loaded.model.register_forward_pre_hook(_break_device)
+    with pytest.raises(BackendError, match="unspecified launch failure"):
+        await tokens_of(backend, request(prompt))
+    with pytest.raises(BackendError, match="unspecified launch failure"):
+        await read_to_end(running)
+    assert "AcceleratorError: CUDA error" in await asyncio.wait_for(death, DEADLINE_SECONDS)
+    with pytest.raises(BackendUnavailable, match="died"):
+        await tokens_of(backend, request(prompt))
+
+
+def _break_device(_module: torch.nn.Module, _args: object) -> None:
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure")
 
 
 def _break(_module: torch.nn.Module, _args: object) -> None:
