@@ -8,8 +8,8 @@ each of them later. So it is kept short from when it has stood for a while until
 from __future__ import annotations
 
 _MIN_TARGET_SECONDS = 0.1
-# A queue that has been too long for so many times what is aimed at is no burst.
-_STANDS_AFTER = 1.0
+# A queue that has been too long for as long as is aimed at, or at least so long, is no burst.
+_MIN_BURST_SECONDS = 1.0
 # Only a queue that has fallen to this share of the aim shows that the load is over: at the aim itself admission keeps it.
 _GONE_SHARE = 0.25
 _LEARNING = 0.1
@@ -36,6 +36,6 @@ class StandingQueue:
             self._stands = wait > target * _GONE_SHARE
         if wait <= target or self._short_at is None:
             self._short_at = now
-        elif now - self._short_at > target * _STANDS_AFTER:
+        elif now - self._short_at > max(target, _MIN_BURST_SECONDS):
             self._stands = True
         return target if self._stands else self._timeout
