@@ -71,7 +71,7 @@ async def test_clients_that_leave_leave_nothing(engine: str, count: int, tokens:
     """After hundreds of cancelled requests, running and queued: the same tasks, files and threads as before, and the same memory."""
     settings = {"max_concurrent_requests": SLOTS, "queue_capacity": AT_ONCE, "fake_tokens_per_second": 50}
     with running_pods(1, engine=engine, **settings) as pods:
-        await crowd(pods, max(count // 5, AT_ONCE), tokens)  # what is made once and kept
+        await crowd(pods, max(count // 5, 4 * AT_ONCE), tokens)  # what is made once and kept
         before = await held(pods)
         await crowd(pods, count, tokens)
         after = await held(pods)
