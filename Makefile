@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fmt tools dashboards dashboards-preview model model-eval bench lock
+.PHONY: help up down status test check fmt tools dashboards dashboards-preview load model model-eval bench lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ dashboards: ## write grafana/dashboards/ from the code
 
 dashboards-preview: ## draw the dashboards with live data as one page, without Grafana: .convoy/dashboards.html (PROMETHEUS_URL=…)
 	@scripts/setup.sh dev && exec $(PY) -m grafana.preview $(if $(PROMETHEUS_URL),--prometheus $(PROMETHEUS_URL))
+
+load: ## put a load on the running stack and write a report (SHAPE=steps, spike or poisson; UI=1: Locust's page at :8089; ARGS="-u 50 …", ARGS=--help)
+	@scripts/setup.sh dev && exec $(PY) -m services.ops.load $(if $(UI),--ui) $(if $(SHAPE),--shape $(SHAPE)) $(ARGS)
 
 model: ## train the demo model from nothing (under an hour on 2 cores)
 	@scripts/setup.sh dev && exec env OMP_WAIT_POLICY=passive $(PY) -m models.demo.train

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import chain, edge, engine, memory, pod, tracing
+from bench import ablation, chain, client, edge, engine, limits, memory, overload, pod, returning, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -22,7 +22,12 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "pod": pod.measure,
     "edge": edge.measure,
     "chain": chain.measure,
+    "client": client.measure,
+    "ablation": ablation.measure,
+    "limits": limits.measure,
     "engine": engine.measure,
+    "overload": overload.measure,
+    "returning": returning.measure,
     "memory": memory.measure,
     "tracing": tracing.measure,
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 _CPUCLOCK_SCHED = 2
@@ -63,20 +65,27 @@ async def ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any], he
 
 
 async def closed_loop(  # noqa: PLR0913 - what a load is
-    url: str, body: dict[str, Any], *, clients: int, requests: int, pids: Sequence[int], headers: Mapping[str, str] | None = None
+    url: str,
+    body: dict[str, Any],
+    *,
+    clients: int,
+    requests: int,
+    pids: Sequence[int],
+    headers: Mapping[str, str] | Iterator[Mapping[str, str]] | None = None,
 ) -> Round:
-    """`clients` that each ask again as soon as they are answered, until `requests` are done."""
+    """`clients` that each ask again as soon as they are answered, until `requests` are done. `headers`: of all, or of one after another."""
     latencies: list[float] = []
     todo = iter(range(requests))
+    heads = headers if isinstance(headers, Iterator) else itertools.repeat(headers)
 
     async def client(session: aiohttp.ClientSession) -> None:
         for _ in todo:
             start = time.perf_counter()
-            await ask(session, url, body, headers)
+            await ask(session, url, body, next(heads))
             latencies.append(time.perf_counter() - start)
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await asyncio.gather(*(ask(session, url, body, headers) for _ in range(clients)))  # connections are open before the clock runs
+        await asyncio.gather(*(ask(session, url, body, next(heads)) for _ in range(clients)))  # connections are open before the clock runs
         before = cpu_seconds(pids)
         await asyncio.gather(*(client(session) for _ in range(clients)))
         used = cpu_seconds(pids) - before

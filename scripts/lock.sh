@@ -19,7 +19,7 @@ compile() {
 
 compile pyproject.toml --extra transformers --output-file "$out/run.txt"
 compile pyproject.toml --constraint "$out/run.txt" --output-file "$out/edge.txt"   # the edge's image: no torch
-compile pyproject.toml --extra transformers --extra dev --constraint "$out/run.txt" --output-file "$out/dev.txt"
+compile pyproject.toml --extra transformers --extra dev --extra load --constraint "$out/run.txt" --output-file "$out/dev.txt"
 grep -o '"uv==[^"]*"' pyproject.toml | tr -d '"' | compile - --output-file "$out/uv.txt"
 
 if [[ "$out" != requirements ]]; then

@@ -62,41 +62,56 @@ local function sha256(text)
   return table.concat(h)
 end
 
+-- What a pod is told of the client, by the field of it; early_header_mutation has removed what the caller said of itself.
+local HEADERS = {
+  id = "x-client-id", role = "x-client-role", class = "x-client-class", max_concurrent = "x-client-max-concurrent",
+  tokens_per_minute = "x-client-tokens-per-minute", max_priority = "x-client-max-priority", models = "x-client-models",
+}
+
 -- The clients by the hash of their keys, from one line a key, its fields separated by tabs; an empty field is not set.
 local FIELDS = {"id", "role", "class", "rate", "burst", "max_concurrent", "tokens_per_minute", "max_priority", "models", "expires"}
 
 local function read_clients(lines)
-  local clients = {}
+  local clients, classes = {}, {}
   for hash, rest in lines:gmatch("(%x+)\t([^\n]*)\n") do
-    local client, n = {}, 0
+    local client, n = {told = {}}, 0   -- `told`: names and values of headers, by turns
     for value in (rest .. "\t"):gmatch("([^\t]*)\t") do
       n = n + 1
-      if value ~= "" then client[FIELDS[n]] = value end
+      local field = FIELDS[n]
+      if value ~= "" then
+        client[field] = value
+        local told, name = client.told, HEADERS[field]
+        if name then told[#told + 1], told[#told + 2] = name, value end
+      end
     end
-    client.limit = client.rate .. "/" .. client.burst
+    classes[client.class] = {rate = client.rate, burst = client.burst}
     clients[hash] = client
   end
-  return clients
+  return clients, classes
 end
 
-local CLIENTS = CONVOY_CLIENTS and read_clients(CONVOY_CLIENTS)
+-- `CLASSES`: the rate and the burst of each class that a client has.
+local CLIENTS, CLASSES
+if CONVOY_CLIENTS then CLIENTS, CLASSES = read_clients(CONVOY_CLIENTS) end
 CONVOY_CLIENTS = nil   -- 5000 clients are 600 kB of text
 
 -- Clients by keys that were seen, so that a key is hashed once and not for each request (16 of 43 microseconds). Only good keys are in it,
 -- and it goes with this version of the table. Keys lie in Envoy's memory anyway, in the requests that carry them; no dump shows them.
 local SEEN = {}
 
--- What a pod is told of the client; early_header_mutation has removed what the caller said of itself.
-local HEADERS = {
-  id = "x-client-id", role = "x-client-role", class = "x-client-class", max_concurrent = "x-client-max-concurrent",
-  tokens_per_minute = "x-client-tokens-per-minute", max_priority = "x-client-max-priority", models = "x-client-models",
-}
+local num_made = 0
 
--- The caller's id is kept if it is short and printable; otherwise the one that Envoy made for this request takes its place.
-local function settle_request_id(headers)
-  local id, made = headers:get("x-request-id"), headers:get("x-convoy-new-id")
-  if made and (not id or #id == 0 or #id > 128 or id:find("[^\33-\126]")) then headers:replace("x-request-id", made) end
-  headers:remove("x-convoy-new-id")
+-- Another id than any other request's, in the shape of those that Envoy makes.
+local function make_id(handle, id)
+  num_made = num_made + 1
+  local hash = sha256(("%s %s %d %s"):format(id:sub(1, 64), handle:timestamp(), num_made, tostring(handle)))
+  return ("%s-%s-4%s-8%s-%s"):format(hash:sub(1, 8), hash:sub(9, 12), hash:sub(13, 15), hash:sub(16, 18), hash:sub(19, 30))
+end
+
+-- The caller's id is kept if it is short and printable; otherwise another takes its place. Where none came, Envoy has made one.
+local function settle_request_id(handle, headers)
+  local id = headers:get("x-request-id") or ""
+  if #id == 0 or #id > 128 or id:find("[^\33-\126]") then headers:replace("x-request-id", make_id(handle, id)) end
 end
 
 -- Answers at once; what stands after it is not run.
@@ -123,18 +138,19 @@ local function identify(handle, headers)
   if not client then return refuse(handle, "This API key is not known.") end
   SEEN[key] = client
   if client.expires and handle:timestamp() >= tonumber(client.expires) * 1000 then return refuse(handle, "This API key has expired.") end
-  for field, name in pairs(HEADERS) do
-    if client[field] then headers:add(name, client[field]) end
-  end
-  handle:streamInfo():dynamicMetadata():set("convoy", "limit", client.limit)
+  local told = client.told
+  for n = 1, #told, 2 do headers:add(told[n], told[n + 1]) end
+  -- The route was chosen before the role was known, and so as for somebody without one: the safe side. keys.yaml says why only here.
+  if client.role == "ops" then handle:clearRouteCache() end
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  settle_request_id(headers)
+  settle_request_id(handle, headers)
   if not CLIENTS then
     headers:add("x-client-id", "local")
     headers:add("x-client-role", "ops")
+    handle:clearRouteCache()
   else
     local path = (headers:get(":path") or ""):match("^[^?#]*")
     if not OPEN[path] and path:sub(1, 6) ~= "/docs/" then
@@ -153,17 +169,18 @@ local function duration(seconds)
 end
 
 -- The limiter below tells of its bucket; OpenAI's headers tell the rate, what is left, and the time until it is full again.
+-- routes.yaml copies the class into the answer: a request's headers are not seen here, and dynamic metadata costs five times as much.
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local left = headers:get("x-ratelimit-remaining")
+  local class, left = headers:get("x-convoy-class"), headers:get("x-ratelimit-remaining")
+  if class then headers:remove("x-convoy-class") end
   if not left then return end
   headers:remove("x-ratelimit-limit")
   headers:remove("x-ratelimit-remaining")
   headers:remove("x-ratelimit-reset")
-  local told = handle:streamInfo():dynamicMetadata():get("convoy")
-  if not told then return end
-  local rate, burst = told.limit:match("(%d+)/(%d+)")
-  headers:replace("x-ratelimit-limit-requests", rate)
+  local limits = class and CLASSES and CLASSES[class]
+  if not limits then return end
+  headers:replace("x-ratelimit-limit-requests", limits.rate)
   headers:replace("x-ratelimit-remaining-requests", left)
-  headers:replace("x-ratelimit-reset-requests", duration((burst - left) * 60 / rate))
+  headers:replace("x-ratelimit-reset-requests", duration((limits.burst - left) * 60 / limits.rate))
 end

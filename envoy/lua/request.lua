@@ -22,10 +22,22 @@ local function string_end(s, start)
   end
 end
 
+-- Whether "stream" with the value true is somewhere in `s`, at any depth or in a text; if it is there too often to look, yes.
+local function may_want_stream(s)
+  local at = 1
+  for _ = 1, 16 do
+    local _, last = s:find('"stream"', at, true)
+    if not last then return false end
+    if s:find("^%s*:%s*true", last + 1) then return true end
+    at = last + 1
+  end
+  return true
+end
+
 -- Whether the JSON object `s` has the top-level member "stream": true. The last one counts, as it does in the pods' decoder.
 -- Strings and nested values are skipped, so text that talks about "stream" is text. In doubt: false.
 local function wants_stream(s)
-  if not s:find('"stream"', 1, true) then return false end
+  if not may_want_stream(s) then return false end
   local at, depth, steps, found = 1, 0, 0, false
   while steps < MAX_STEPS do
     at = s:find('["{}%[%]]', at)
@@ -56,25 +68,24 @@ end
 -- each impatient client would count as a failure of the pod, and three of them in a row eject it.
 local GRACE_MS = 500
 
--- The deadline in milliseconds, nil if there is none; answers 400 to one that is no deadline. `most`: the route's own limit, which caps it.
-local function deadline_of(handle, headers, most)
-  local text = headers:get("x-request-deadline-ms")
-  if not text then return nil end
+-- The deadline in milliseconds; answers 400 to one that is no deadline. The route's own limit caps it.
+local function deadline_of(handle, text)
   local wanted = #text <= 15 and text:match("^%d+$") and tonumber(text)
   if not wanted or wanted < 1 then
     handle:respond({[":status"] = "400"}, "x-request-deadline-ms must be a whole number of milliseconds from 1, got '" .. text:sub(1, 40) .. "'.")
   end
-  return math.min(wanted, most)
+  return math.min(wanted, handle:metadata():get("max_deadline_ms"))
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
   if headers:get(":method") ~= "POST" or not GENERATION[(headers:get(":path") or ""):match("^[^?#]*")] then return end
-  local arrived = handle:timestamp()
-  local deadline = deadline_of(handle, headers, handle:metadata():get("max_deadline_ms"))
+  local text, deadline, arrived = headers:get("x-request-deadline-ms")
+  if text then deadline, arrived = deadline_of(handle, text), handle:timestamp() end
   local body = handle:body()   -- waits for the upload; over the limit Envoy answers 413
-  headers = handle:headers()   -- those of before the wait may not be used after it
   local is_stream = body and wants_stream(body:getBytes(0, body:length()))
+  if not (is_stream or deadline) then return end
+  headers = handle:headers()   -- those of before the wait may not be used after it
   if is_stream then headers:replace("x-convoy-stream", "1") end
   if deadline then
     headers:replace("x-request-deadline-ms", ("%d"):format(deadline))

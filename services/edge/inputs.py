@@ -6,6 +6,7 @@ Each is read again when it is another one. One that is wrong keeps what it said 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from dataclasses import dataclass
@@ -154,6 +155,8 @@ def in_words(error: Exception, path: Path) -> str:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"{path.name}:{mark.line + 1}: {getattr(error, 'problem', error)}"
+    if isinstance(error, PermissionError):
+        return f"{path.name}: the edge (user id {os.geteuid()}) may not read it; for containers see Keys in README.md"
     return f"{path.name}: {' '.join(str(error).split())}"
 
 
@@ -175,9 +178,10 @@ def _line_of(reason: str, path: Path) -> int:
     return found.pop() if len(found) == 1 else 0
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """Another one for another file or content, and for another mode: who could not read it may be able to now."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from services.engine import docs_page, handlers
-from services.engine.admission import Admission
+from services.engine import docs_page, handlers, queue_page
+from services.engine.admission import Admission, Limits
+from services.engine.concurrency import Concurrency
 from services.engine.ending import EXIT_LOAD_FAILED
+from services.engine.entry import Entry
 from services.engine.gauges import watch_loop
 from services.engine.generation import WARM_UP_ID, BackendError
 from services.engine.health import Health
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING, WILL
+from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING, WILL
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
 from services.engine.watchdog import Watchdog
+from services.store.leases import Leases
+from services.store.promises import SharedPromises
+from services.store.sqlite import Store
 from services.telemetry.logging import get_logger
 from services.telemetry.metrics import Metrics
 from services.telemetry.spans import Process
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from services.engine.ending import Will
     from services.engine.keys import Pod
     from services.engine.token_generator import TokenGenerator
+    from services.settings import EngineSettings
 
 log = get_logger()
 
@@ -51,13 +57,10 @@ def create_app(pod: Pod, generator: TokenGenerator, will: Will) -> web.Applicati
         settings.trace_sample_percent,
         on_drop=lambda reason, count: metrics.spans_dropped.labels(pod.model, reason).inc(count),
     )
-    app[ADMISSION] = Admission(
-        slots=settings.max_concurrent_requests,
-        capacity=settings.queue_capacity if settings.enable_backpressure else None,
-        timeout_seconds=settings.queue_timeout_seconds,
-        on_reject=lambda reason: metrics.rejected.labels(pod.model, reason).inc(),
-    )
-    app[RUNS] = Runs(generator, app[ADMISSION], metrics, app[HEALTH].check_ready)
+    app[ADMISSION] = Admission(_limits(settings))
+    store = Store(settings.store_path)
+    app[CONCURRENCY] = Concurrency(Leases(store), app[ADMISSION], metrics)
+    app[RUNS] = Runs(generator, Entry(app[ADMISSION], SharedPromises(store), metrics), metrics, app[HEALTH].check_ready)
     _add_routes(app)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
         for status in ("2xx", "4xx", "5xx"):  # from zero on: a series that begins with its first error has no rate for it
@@ -72,10 +75,21 @@ def create_app(pod: Pod, generator: TokenGenerator, will: Will) -> web.Applicati
                 await task
         await app[RUNS].cancel_all()
         await generator.stop()
+        await store.stop()
         await asyncio.to_thread(app[TRACING].stop)
 
     app.cleanup_ctx.append(model_ctx)
     return app
+
+
+def _limits(settings: EngineSettings) -> Limits:
+    return Limits(
+        slots=settings.max_concurrent_requests,
+        capacity=settings.queue_capacity if settings.enable_backpressure else None,
+        timeout_seconds=settings.queue_timeout_seconds,
+        max_queue_bytes=settings.queue_capacity_bytes,
+        max_total_tokens=settings.max_total_tokens,
+    )
 
 
 async def _live(app: web.Application) -> None:
@@ -128,6 +142,7 @@ def _add_routes(app: web.Application) -> None:
             web.get("/livez", handlers.healthz),
             web.get("/readyz", handlers.readyz),
             web.get("/metrics", handlers.metrics),
+            web.get("/v1/queue", queue_page.queue),
             web.post("/drain", handlers.drain),
             web.get("/openapi.json", handlers.openapi_json),
             web.get("/docs", docs_page.page),

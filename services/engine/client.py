@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from services.openai.errors import Forbidden
+from services.engine.admission import PRIORITIES, Priority
+from services.openai.errors import Forbidden, InvalidValue
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _HEADERS = tuple(f"x-client-{name}" for name in _NAMES)
 # Clients are few; this is only there so that a mistake of the edge cannot fill the memory.
 _MAX_KEPT = 4096
 _MAX_DIGITS = 15
+PRIORITY_HEADER = "x-priority"
 
 
 class Client(Struct, frozen=True, kw_only=True):
@@ -35,7 +37,8 @@ class Client(Struct, frozen=True, kw_only=True):
     """Named `class` in its header."""
     max_concurrent: int | None = None
     tokens_per_minute: int | None = None
-    max_priority: int | None = None
+    max_priority: Priority = "high"
+    """The highest that it may ask for."""
     models: tuple[str, ...] | None = None
     """The ids of the models that it may use; None is all."""
 
@@ -48,6 +51,14 @@ class Client(Struct, frozen=True, kw_only=True):
         if not self.may_use(model):
             allowed = ", ".join(map(repr, self.models or ())) or "none"
             raise Forbidden(f"This client may not use model {model[:200]!r}; it may use: {allowed}", param="model")
+
+
+def priority_of(headers: Mapping[str, str], client: Client) -> Priority:
+    """The priority that a request asks for in `x-priority`, normal if it does not, and never above its client's. Raises `InvalidValue`."""
+    asked = headers.get(PRIORITY_HEADER, "normal")
+    if asked not in PRIORITIES:
+        raise InvalidValue(f"{PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}, got {asked[:100]!r}", param=PRIORITY_HEADER)
+    return PRIORITIES[max(PRIORITIES.index(asked), PRIORITIES.index(client.max_priority))]
 
 
 def client_of(headers: Mapping[str, str]) -> Client:
@@ -65,9 +76,18 @@ def _client(*values: str | None) -> Client:
         limits_class=told["class"] or "",
         max_concurrent=_number("max-concurrent", told["max-concurrent"]),
         tokens_per_minute=_number("tokens-per-minute", told["tokens-per-minute"]),
-        max_priority=_number("max-priority", told["max-priority"]),
+        max_priority=_priority(told["max-priority"]),
         models=None if models is None else tuple(name.strip() for name in models.split(",") if name.strip()),
     )
+
+
+def _priority(text: str | None) -> Priority:
+    if text is None:
+        return "high"
+    if text in PRIORITIES:
+        return text
+    log.error("client.bad_header", header="x-client-max-priority", value=text[:100], allowed=", ".join(PRIORITIES))
+    return "normal"
 
 
 @functools.lru_cache(_MAX_KEPT)  # says each mistake once

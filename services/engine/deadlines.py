@@ -89,9 +89,15 @@ def deadline_of(headers: CIMultiDictProxy[str], exchange: Exchange, limit_second
         raise InvalidValue(f"{HEADER} must be a whole number of milliseconds, at least 1, got {text[:100]!r}", param=HEADER)
     milliseconds = min(limit, int(digits[1])) if len(digits[1]) <= _MAX_DIGITS else limit
     seconds = milliseconds / 1000
-    if headers.get(_ATTEMPT_HEADER, "1") != "1":
+    if attempt_of(headers) > 1:
         seconds = min(seconds, _left_seconds(headers.get(_EDGE_HEADER), seconds))
     return Deadline(exchange, milliseconds, exchange.arrived_at + seconds)
+
+
+def attempt_of(headers: CIMultiDictProxy[str]) -> int:
+    """Which attempt at a request this is, by Envoy's count."""
+    count = headers.get(_ATTEMPT_HEADER, "1")
+    return int(count) if count.isascii() and count.isdigit() and len(count) <= _MAX_DIGITS else 1
 
 
 def _left_seconds(edge_deadline: str | None, otherwise: float) -> float:

@@ -16,6 +16,7 @@ from services.telemetry.tracing import response_context_of, trace_id_of
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from services.engine.admission import Ticket
     from services.engine.deadlines import Deadline
     from services.engine.runs import Run
     from services.engine.telling import Asked
@@ -65,7 +66,7 @@ class Exchange:
             headers["traceresponse"] = response_context_of(self._span)
         if self.run is not None:
             headers["x-convoy-seed"] = str(self.run.prepared.request.sampling.seed)
-            headers["x-convoy-queue"] = f"place={self.run.admitted.place}, wait={self.run.admitted.waited_seconds * 1000:.0f}ms"
+            headers["x-convoy-queue"] = _queue_words(self.run.ticket)
         return headers
 
     def server_timing(self) -> str:
@@ -77,7 +78,7 @@ class Exchange:
         now, run = time.monotonic(), self.run
         durations: dict[str, float] = {}
         if run is not None:
-            durations["queue"] = run.admitted.waited_seconds
+            durations["queue"] = run.ticket.waited_seconds
             if run.first_token_at:
                 durations["prefill"] = run.first_token_at - run.started_at
             if run.finish_reason is not None:
@@ -137,3 +138,9 @@ class Exchange:
                 generated=generated_of(self.asked, self.run, at) if self.asked else None,
             ),
         )
+
+
+def _queue_words(ticket: Ticket) -> str:
+    """Its place in the queue, how long it waited, and what wait was predicted when it came, if that could be known."""
+    words = f"place={ticket.place}, wait={ticket.waited_seconds * 1000:.0f}ms"
+    return words if ticket.predicted_wait is None else f"{words}, predicted={ticket.predicted_wait * 1000:.0f}ms"

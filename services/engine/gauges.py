@@ -20,6 +20,8 @@ def read_off(app: web.Application) -> Metrics:
     """The pod's metrics with its gauges as of now."""
     metrics, admission, settings, load = app[METRICS], app[ADMISSION], app[POD].settings, app[GENERATOR].load()
     metrics.queue_depth.set(admission.waiting)
+    metrics.queue_bytes.set(admission.queue.num_bytes)
+    metrics.promised.set(len(admission.promises))
     metrics.queue_capacity.set(settings.queue_capacity if settings.enable_backpressure else math.inf)
     metrics.slots_in_use.set(admission.running)
     metrics.slots.set(settings.max_concurrent_requests)

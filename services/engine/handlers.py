@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import time
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.engine.deadlines import deadline_of
+from services.engine.admission import Ask
+from services.engine.client import priority_of
+from services.engine.deadlines import attempt_of, deadline_of
 from services.engine.gauges import read_off
-from services.engine.keys import GENERATOR, HEALTH, POD, RUNS, WILL
+from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS, WILL
 from services.engine.middleware import EXCHANGE
+from services.engine.reading import decoded_of, read_body
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
 from services.openai import requests, responses
 from services.openai.chunks import ChatChunks, CompletionChunks
-from services.openai.errors import ModelNotFound, RequestTimeout, RequestTooLarge, UnsupportedMediaType
+from services.openai.errors import ModelNotFound
 from services.openai.schema import openapi
 from services.telemetry.logging import get_logger
 
@@ -32,11 +35,9 @@ if TYPE_CHECKING:
     from services.openai.requests import ChatRequest, CompletionRequest
 
 log = get_logger()
-T = TypeVar("T")
 
-# Through Envoy the body comes at once or its own limit answers 408 first; this one is for those who ask the pod directly.
-_BODY_SECONDS = 60
-_LARGE_BYTES = 256 * 1024
+# What a waiting request holds beside its tokens: connection, headers, task (measured: 20 KB).
+_REQUEST_BYTES = 20 * 1024
 _JSON = "application/json"
 
 
@@ -66,19 +67,23 @@ async def _in_time(request: web.Request, answer: Callable[[web.Request], Awaitab
 
 
 async def _completion(request: web.Request) -> web.StreamResponse:
-    body = await _body(request)
-    decoded = await _decoded(body, requests.decode_completion)
+    body = await read_body(request)
+    decoded = await decoded_of(body, requests.decode_completion)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body), _end_of(exchange))
-    return await _generate(request, decoded, prepared)
+    ask = _ask(request, body, decoded, prepared)
+    del body, decoded  # it may wait for long, and its tokens are all that is needed
+    return await _generate(request, prepared, ask)
 
 
 async def _chat(request: web.Request, *, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
-    body = await _body(request)
-    decoded = await _decoded(body, decode)
+    body = await read_body(request)
+    decoded = await decoded_of(body, decode)
     exchange = _checked(request, decoded)
     prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body), _end_of(exchange))
-    return await _generate(request, decoded, prepared)
+    ask = _ask(request, body, decoded, prepared)
+    del body, decoded
+    return await _generate(request, prepared, ask)
 
 
 def _checked(request: web.Request, decoded: ChatRequest | CompletionRequest) -> Exchange:
@@ -103,29 +108,60 @@ def _end_of(exchange: Exchange) -> float | None:
     return exchange.deadline.at if exchange.deadline is not None else None
 
 
-async def _generate(request: web.Request, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> web.StreamResponse:
-    """Runs a prepared request and answers it, whole or as a stream."""
-    app, exchange, options = request.app, request[EXCHANGE], decoded.options
-    pod = app[POD]
+def _ask(request: web.Request, body: bytes, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> Ask:
+    """What is asked of admission; notes in the exchange what is asked of the model."""
+    pod, exchange, options = request.app[POD], _exchange(request), decoded.options
     is_chat = isinstance(decoded, requests.ChatRequest)
-    answer_id, created = responses.new_id("chatcmpl" if is_chat else "cmpl"), int(time.time())
-    asked = exchange.asked = Asked("chat" if is_chat else "text_completion", pod.model, answer_id, prepared, stream=options.stream)
+    operation = "chat" if is_chat else "text_completion"
+    asked = Asked(operation, pod.model, prepared, stream=options.stream, include_usage=options.include_usage)
     if pod.settings.otel_instrumentation_genai_capture_message_content:
         asked.input_messages = chat_messages(decoded.messages) if is_chat else prompt_message(decoded.prompt)  # type: ignore[union-attr]
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=decoded.messages if is_chat else decoded.prompt)  # type: ignore[union-attr]
-    run = exchange.run = await app[RUNS].start(prepared)
+    exchange.asked = asked
+    return Ask(
+        num_prompt_tokens=prepared.num_prompt_tokens,
+        max_tokens=prepared.request.max_tokens,
+        is_exact=options.ignore_eos and not options.stop,
+        num_bytes=_REQUEST_BYTES + prepared.num_bytes,
+        client=exchange.client.id,
+        priority=priority_of(request.headers, exchange.client),
+        deadline=prepared.request.deadline,
+        fingerprint=_fingerprint(exchange.client.id, body),
+        attempt=attempt_of(request.headers),
+    )
+
+
+def _fingerprint(client: str, body: bytes) -> int:
+    """The same for the same request of the same client, on every pod; 0 is nobody's."""
+    return int.from_bytes(hashlib.blake2b(body, digest_size=8, key=client.encode()[:64]).digest(), "big") >> 1 or 1
+
+
+async def _generate(request: web.Request, prepared: Prepared, ask: Ask) -> web.StreamResponse:
+    """Runs a prepared request and answers it."""
+    app, exchange = request.app, _exchange(request)
+    async with app[CONCURRENCY].held(exchange.client):
+        run = exchange.run = await app[RUNS].start(prepared, ask)
+        return await _answer(request, exchange, run)
+
+
+async def _answer(request: web.Request, exchange: Exchange, run: Run) -> web.StreamResponse:
+    """A run's answer, whole or as a stream."""
+    pod, asked, created = request.app[POD], exchange.asked, int(time.time())
+    assert asked is not None
+    is_chat = asked.operation == "chat"
     subscription = run.subscribe()
     try:
-        if options.stream:
+        if asked.stream:
             kind = ChatChunks if is_chat else CompletionChunks
-            chunks = kind(id=answer_id, created=created, model=pod.model, include_usage=options.include_usage)
+            chunks = kind(id=asked.answer_id, created=created, model=pod.model, include_usage=asked.include_usage)
             return await stream(request, exchange, subscription, chunks, pod.settings.keepalive_seconds)
         text = await subscription.whole()
         if pod.settings.log_prompts:
             log.info("answer", request_id=exchange.request_id, answer=text)
         encode = responses.chat_completion if is_chat else responses.text_completion
-        return web.Response(body=_whole(partial(encode, id=answer_id, created=created, model=pod.model), run, text), content_type=_JSON)
+        body = _whole(partial(encode, id=asked.answer_id, created=created, model=pod.model), run, text)
+        return web.Response(body=body, content_type=_JSON)
     finally:
         subscription.close()
 
@@ -133,29 +169,6 @@ async def _generate(request: web.Request, decoded: ChatRequest | CompletionReque
 def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
     usage = responses.count_usage(run.prepared.num_prompt_tokens, run.num_tokens)
     return encode(text=text, finish_reason=run.finish_reason, usage=usage)
-
-
-async def _decoded(body: bytes, decode: Callable[[bytes], T]) -> T:
-    """The body's request; a large body is decoded off the event loop, since finding what is wrong in it may take half a second."""
-    return decode(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(decode, body)
-
-
-async def _body(request: web.Request) -> bytes:
-    """The body, whose type and size were checked. Raises `UnsupportedMediaType`, `RequestTooLarge` or `RequestTimeout`."""
-    if request.headers.get("Content-Type") is not None and request.content_type != _JSON:
-        raise UnsupportedMediaType(f"Content-Type must be application/json, got {request.content_type[:100]}")
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMediaType(f"Content-Encoding must be identity, got {encoding[:100]}")
-    limit = request.app[POD].settings.max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise RequestTooLarge(f"The body has {request.content_length} bytes, more than MAX_BODY_BYTES={limit}")
-    if request.content.is_eof():
-        return await request.read()  # it came with the headers, as most do: nothing to wait for, and no timer's cost
-    try:
-        return await asyncio.wait_for(request.read(), _BODY_SECONDS)
-    except asyncio.TimeoutError:
-        raise RequestTimeout(f"The body did not come within {_BODY_SECONDS} seconds") from None
 
 
 async def models(request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from services.engine.admission import Admission
+from services.engine.concurrency import Concurrency
 from services.engine.ending import Will
 from services.engine.health import Health
 from services.engine.runs import Runs
@@ -30,6 +31,7 @@ class Pod:
 
 
 POD = web.AppKey("pod", Pod)
+CONCURRENCY = web.AppKey("concurrency", Concurrency)
 ADMISSION = web.AppKey("admission", Admission)
 GENERATOR = web.AppKey("generator", TokenGenerator)
 HEALTH = web.AppKey("health", Health)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +11,7 @@ from aiohttp import web
 
 from services.engine.exchange import CLIENT_LEFT, Exchange
 from services.engine.keys import METRICS, POD, TRACING
-from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RequestTooLarge
+from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RateLimitExceeded, RequestTooLarge
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -77,7 +78,11 @@ def error_response(error: ApiError) -> web.Response:
     """An error as a JSON response with the headers that belong to it."""
     response = web.Response(status=error.status, body=msgspec.json.encode(error.body()), content_type="application/json")
     if error.retry_after_seconds is not None:
-        response.headers["Retry-After"] = str(error.retry_after_seconds)
+        # Whole seconds is all that the standard knows; the OpenAI packages read the exact time from a header of their own.
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+        response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
+    if isinstance(error, RateLimitExceeded):
+        response.headers["x-envoy-ratelimited"] = "true"  # the same everywhere: Envoy need not ask another pod
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = error.allow
     if error.code in _REASONS:

@@ -19,7 +19,8 @@ from services.telemetry.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from services.engine.admission import Admission, Admitted
+    from services.engine.admission import Ask, Ticket
+    from services.engine.entry import Entry
     from services.engine.generation import FinishReason, TokenEvent
     from services.engine.token_generator import Prepared, TokenGenerator
     from services.telemetry.metrics import Metrics
@@ -30,33 +31,31 @@ log = get_logger()
 class Runs:
     """Starts runs, and knows those under way."""
 
-    def __init__(
-        self, generator: TokenGenerator, admission: Admission, metrics: Metrics, check_ready: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, generator: TokenGenerator, entry: Entry, metrics: Metrics, check_ready: Callable[[], None] = lambda: None) -> None:
         """All three are the pod's own; `check_ready` raises what a request is told whose turn comes while the engine takes none."""
-        self._generator = generator
-        self._admission = admission
+        self.generator = generator
+        self._entry = entry
+        self._admission = entry.admission
         self._metrics = metrics
         self._check_ready = check_ready
         self._num_tokens_of_ended = 0
         self.active: set[Run] = set()
         """Those under way."""
 
-    async def start(self, prepared: Prepared) -> Run:
+    async def start(self, prepared: Prepared, ask: Ask) -> Run:
         """Waits for a slot and begins; the caller subscribes before it awaits anything else.
 
-        Raises `QueueFull` or `Draining`, and `NotReady` where the engine fell still while the request waited.
+        Raises `QueueFull`, `DeadlineUnreachable` or `Draining`, and `NotReady` where the engine fell still while the request waited.
         """
-        admitted = await self._admission.acquire()
+        ticket = await self._entry.admit(ask)
         try:
             self._check_ready()
         except ApiError:
-            self._admission.release(0.0)  # which is the next one's turn to hear it
+            self._admission.release(ticket, None)  # which is the next one's turn to hear it
             raise
-        self._metrics.queue_wait.observe(admitted.waited_seconds)
         self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
         self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
-        run = Run(prepared, admitted, self._generator, self._ended)
+        run = Run(prepared, ticket, self)
         self.active.add(run)
         run.task.add_done_callback(lambda _: self.active.discard(run))
         return run
@@ -82,10 +81,17 @@ class Runs:
             run.task.cancel()
         await self.idle()
 
-    def _ended(self, run: Run) -> None:
+    def took(self, run: Run, num_tokens: int, now: float) -> None:
+        """A run of ours got tokens."""
+        self._admission.took(run.ticket, num_tokens, now)
+
+    def ended(self, run: Run) -> None:
+        """A run of ours is over."""
         metrics, seconds = self._metrics, run.ended_at - run.started_at
         self._num_tokens_of_ended += run.num_tokens
-        self._admission.release(seconds)
+        self._admission.release(run.ticket, run.finish_reason)
+        if run.finish_reason is not None and run.ticket.predicted_seconds is not None:
+            metrics.duration_error.observe(run.ticket.predicted_seconds - seconds)
         metrics.generation_tokens.inc(run.num_tokens)
         metrics.answer_size.observe(run.num_tokens)
         metrics.generation_latency.observe(seconds)
@@ -98,10 +104,10 @@ class Runs:
 class Run:
     """One generation and what came of it so far. Times are on the clock of `time.monotonic()`, in seconds; 0 is not yet."""
 
-    def __init__(self, prepared: Prepared, admitted: Admitted, generator: TokenGenerator, on_end: Callable[[Run], None]) -> None:
+    def __init__(self, prepared: Prepared, ticket: Ticket, runs: Runs) -> None:
         """Begins at once."""
         self.prepared = prepared
-        self.admitted = admitted
+        self.ticket = ticket
         self.started_at = time.monotonic()
         self.first_token_at = self.last_token_at = self.ended_at = 0.0
         self.num_tokens = 0
@@ -113,8 +119,7 @@ class Run:
         self._texts: list[str] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._num_subscribers = 0
-        self._generator = generator
-        self._on_end = on_end
+        self._runs = runs
         self.task = asyncio.create_task(self._drive())
         # A task that is cancelled before its first step never comes to its `finally`; its slot must come free all the same.
         self.task.add_done_callback(lambda _: self._settle())
@@ -186,7 +191,7 @@ class Run:
 
     async def _drive(self) -> None:
         try:
-            async with aclosing(self._generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
+            async with aclosing(self._runs.generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
                 async for event in events:
                     self._take(event)
             if self.finish_reason is None:
@@ -206,6 +211,7 @@ class Run:
         if not self.first_token_at:
             self.first_token_at = now
         self.last_token_at = now
+        self._runs.took(self, event.num_tokens, now)
         self.num_tokens += event.num_tokens
         self._texts.append(event.text)
         self.finish_reason = event.finish_reason
@@ -218,7 +224,7 @@ class Run:
         if self.finish_reason is None and self._error is None:
             self._error = EngineError("The generation was cancelled")
         self.ended_at = time.monotonic()
-        self._on_end(self)
+        self._runs.ended(self)
         self.wake()
 
     def _fail(self, message: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from services.openai.responses import new_id
 from services.telemetry.spans import Generated
 
 if TYPE_CHECKING:
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 class Asked:
     """What a request asks of the model, from the moment it asks for a slot."""
 
-    def __init__(self, operation: str, model: str, answer_id: str, prepared: Prepared, *, stream: bool) -> None:
+    def __init__(self, operation: str, model: str, prepared: Prepared, *, stream: bool, include_usage: bool = False) -> None:
         """`operation` by OpenTelemetry's names: `chat` or `text_completion`."""
         self.operation = operation
         self.model = model
-        self.answer_id = answer_id
+        self.answer_id = new_id("chatcmpl" if operation == "chat" else "cmpl")
         self.prepared = prepared
         self.stream = stream
+        self.include_usage = include_usage
         self.queued_at = time.monotonic()
         self.input_messages = ""
         """As JSON, if content may be captured."""
@@ -67,7 +69,7 @@ def generated_of(asked: Asked, run: Run | None, at: Callable[[float], int]) -> G
         return generated
     return msgspec.structs.replace(
         generated,
-        queue_place=run.admitted.place,
+        queue_place=run.ticket.place,
         started_at=at(run.started_at),
         first_token_at=at(run.first_token_at),
         ended_at=at(run.last_token_at if run.finish_reason else run.ended_at),

@@ -17,7 +17,9 @@ ApiError
 ├── RequestTooLarge 413           request_too_large
 ├── UnsupportedMediaType 415      unsupported_media_type
 ├── RateLimitExceeded 429         rate_limit_exceeded (Retry-After)
-├── QueueFull 429                 queue_full        (Retry-After)
+├── QueueFull 429                 queue_full           (Retry-After)
+├── DeadlineUnreachable 429       deadline_unreachable (Retry-After)
+│   └── QueueTimeout              deadline_unreachable
 ├── EngineError 500               engine_error
 ├── Draining 503                  draining
 ├── NotReady 503                  not_ready
@@ -53,8 +55,8 @@ class ApiError(Exception):
     type: ClassVar[str] = "server_error"
     code: ClassVar[str] = "engine_error"
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: int | None = None) -> None:
-        """`retry_after_seconds` becomes the `Retry-After` header."""
+    def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds` becomes the `Retry-After` header, in whole seconds, and, if it is not whole, `retry-after-ms`."""
         super().__init__(message)
         self.message = message
         self.param = param
@@ -185,11 +187,23 @@ class RateLimitExceeded(ApiError):
 
 
 class QueueFull(ApiError):
-    """No slot and no place in the queue, or no slot in time."""
+    """No slot and no place in the queue."""
 
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class DeadlineUnreachable(ApiError):
+    """The request would not get its slot, or its answer, in time."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "deadline_unreachable"
+
+
+class QueueTimeout(DeadlineUnreachable):
+    """It waited as long as it may, in vain: the prediction was wrong."""
 
 
 class EngineError(ApiError):

@@ -66,7 +66,12 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
     max_body_bytes: Annotated[
         int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
     ] = 8 * 1024 * 1024
-    queue_timeout_seconds: Annotated[Seconds, Meta(description="Longest wait for a slot; past it the answer is 429 queue_full.")] = 10
+    queue_timeout_seconds: Annotated[
+        Seconds,
+        Meta(
+            description="Longest wait for a slot; what would wait longer is answered 429 deadline_unreachable, at once if it can be told."
+        ),
+    ] = 10
     keepalive_seconds: Annotated[
         Seconds,
         Meta(description="A stream silent for so long sends a `: keepalive` comment, before its first token together with its headers."),

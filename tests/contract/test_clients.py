@@ -31,7 +31,7 @@ def client(**headers: str) -> Client:
 def test_headers_are_read_once_into_a_client() -> None:
     """All seven; the same headers give the same object."""
     told = {
-        "id": "alice", "role": "user", "class": "gold", "max_concurrent": "4", "tokens_per_minute": "1000", "max_priority": "0",
+        "id": "alice", "role": "user", "class": "gold", "max_concurrent": "4", "tokens_per_minute": "1000", "max_priority": "low",
         "models": "demo,org/other",
     }  # fmt: skip
     alice = client(**told)
@@ -41,7 +41,7 @@ def test_headers_are_read_once_into_a_client() -> None:
         limits_class="gold",
         max_concurrent=4,
         tokens_per_minute=1000,
-        max_priority=0,
+        max_priority="low",
         models=("demo", "org/other"),
     )
     assert client(**told) is alice

@@ -133,15 +133,30 @@ async def test_a_client_that_does_not_read_keeps_no_slot() -> None:
 
 
 async def test_a_request_that_waits_leaves_the_queue() -> None:
-    """504, its place is free at once, and the running request is not touched."""
-    with running_pods(1, max_concurrent_requests=1, queue_capacity=1, fake_tokens_per_second=100) as pods:
-        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=body(**ENDLESS)) as running:
-            await running.content.readline()
+    """504 where nobody could know how long it would wait; its place is free at once, and the running request is not touched."""
+    with running_pods(1, max_concurrent_requests=1, queue_capacity=1, fake_first_token_ms=60_000) as pods:
+        async with aiohttp.ClientSession(pods.url) as session:
+            running = asyncio.create_task(session.post(CHAT, json=body(**ENDLESS)))
+            await until_metric(session, pods.url, "llm_slots_in_use", 1)
             for stream in (True, False):  # the second one finds the place free
                 async with session.post(CHAT, json=body(stream=stream), headers=within(300)) as response:
                     assert_passed(response.status, await response.json(), 300)
                 assert await metric(session, pods.url, "llm_queue_depth") == 0
             assert await metric(session, pods.url, "llm_slots_in_use") == 1
+            running.cancel()
+
+
+async def test_a_deadline_that_cannot_be_met_is_told_at_once() -> None:
+    """The running request has 39 s to go, which is known: nobody waits in vain, and is told when to come back."""
+    with running_pods(1, max_concurrent_requests=1, fake_tokens_per_second=100) as pods:
+        async with aiohttp.ClientSession(pods.url) as session, session.post(CHAT, json=body(**ENDLESS)) as running:
+            for _ in range(8):  # the role, and tokens enough to know their pace
+                await running.content.readuntil(b"\n\n")
+            async with session.post(CHAT, json=body(stream=False), headers=within(3000)) as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (429, "deadline_unreachable"), error
+                assert 20 <= int(response.headers["retry-after"]) <= 60
+                assert float(response.headers["retry-after-ms"]) > 20_000
 
 
 def test_a_body_that_does_not_come_is_waited_for_until_the_deadline(fake: RunningPods) -> None:

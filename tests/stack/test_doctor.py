@@ -61,6 +61,12 @@ BROKEN = {
     ),
     "admin that can be stopped": ("admin", "envoy.yaml", "'/(ready|", "'/(quitquitquit|ready|"),
     "an inner path of the pods": ("inner paths", "routes.yaml", r"/docs(/.*)?|", r"/docs(/.*)?|/drain|"),
+    "a stream that is not tried again": (
+        "first token",
+        "routes.yaml",
+        "first token\n          retry_on: connect-failure,refused-stream,reset-before-request,reset,retriable-status-codes",
+        "first token\n          retry_on: connect-failure,refused-stream,reset-before-request,retriable-status-codes",
+    ),
     "keys open to all": ("keys", "lua/keys.lua", 'return refuse(handle, "This API key has expired.")', "client.expires = nil"),
 }
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
+from tests.otlp import receiver
 from tests.stack.harness import running_edge, until
 from tests.stack.stub_pod import StubPod
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from tests.stack.harness import RunningEdge
 
@@ -111,6 +114,67 @@ async def test_refused_connections_and_time_outs_count(pods: list[StubPod]) -> N
         await edge.stop("edge")  # it would take the pods out
         await asyncio.gather(*(pod.stop() for pod in pods))
         assert await _ask(edge) == (503, "no_healthy_engine", "2", "edge")
+
+
+async def test_log_and_trace_say_what_the_answer_says(pods: list[StubPod]) -> None:
+    """The attempts of an answered request, and of one for which there was no pod, which Envoy itself counts."""
+    async with receiver() as collector, running_edge(pods, otel_exporter_otlp_endpoint=collector.url) as edge:
+
+        async def told(request_id: str, num_spans: int) -> tuple[str, str, str]:
+            async with edge.session.post(f"{edge.url}/chat", data=JSON, headers={"x-request-id": request_id}) as response:
+                await response.read()
+            spans = await collector.trace(response.headers["x-trace-id"], num_spans)
+            record = await _logged(edge, request_id)
+            return response.headers["x-convoy-attempts"], record["attempts"], spans["ingress"].attributes["convoy.attempts"]
+
+        assert await told("is-answered", 2) == ("1", "1", "1")
+        edge.write_pods([])
+        await edge.until_healthy()
+        assert await told("finds-no-pod", 1) == ("0", "0", "0")
+
+
+async def _logged(edge: RunningEdge, request_id: str) -> dict[str, Any]:
+    """The access record of one request."""
+    found: list[dict[str, Any]] = []
+
+    async def logged() -> bool:
+        found[:] = [json.loads(line) for line in (edge.state_dir / "envoy.log").read_text().splitlines() if request_id in line]
+        return bool(found)
+
+    await until(logged, f"an access record of {request_id}")
+    return found[0]
+
+
+async def test_a_pod_that_takes_no_connection_is_left_for_another(pods: list[StubPod]) -> None:
+    """As on a machine that is gone: nothing answers, nothing is refused. After `connect_timeout` another pod is asked."""
+    async with running_edge(pods) as edge:
+        await edge.stop("edge")  # it would take the pod out
+        await pods[1].stop()
+        with _silent_port(pods[1].port):
+            answers = await asyncio.wait_for(asyncio.gather(*(_ask(edge) for _ in range(8))), 15)
+        assert {(status, pod) for status, _, _, pod in answers} == {(200, "engine-1")}
+        assert "2" in {attempts for _, _, attempts, _ in answers}
+        name = "cluster.engine.upstream_cx_connect_timeout"
+        assert (await edge.stats(f"^{name}$"))[name] >= 1
+
+
+@contextlib.contextmanager
+def _silent_port(port: int) -> Iterator[None]:
+    """A port whose queue of connections is full: the kernel drops what comes, as if nobody were there."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(0)
+        for _ in range(10):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0.3)
+            try:
+                waiting.connect(("127.0.0.1", port))
+            except TimeoutError:
+                yield
+                return
+        raise AssertionError("the queue of connections never filled")
 
 
 async def test_a_changed_cluster_loses_nothing(pods: list[StubPod]) -> None:

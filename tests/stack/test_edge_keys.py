@@ -159,7 +159,7 @@ async def test_other_paths_ask_for_a_key(edge: RunningEdge, path: str) -> None:
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/envoy/stats?filter=none", "/envoy/clusters", "/envoy/server_info"])
+@pytest.mark.parametrize("path", ["/metrics", "/v1/queue", "/envoy/stats?filter=none", "/envoy/clusters", "/envoy/server_info"])
 async def test_what_tells_of_others_is_for_ops(edge: RunningEdge, path: str) -> None:
     """403 for a user, 200 for the role `ops`."""
     async with edge.session.get(edge.url + path, headers=bearer("alice")) as response:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio(loop_scope="module")]
 
-PATHS = ("/v1/models", "/health", "/healthz", "/livez", "/docs", "/docs/a/b.css", "/openapi.json", "/metrics", "/chat")
+PATHS = ("/v1/models", "/health", "/healthz", "/livez", "/docs", "/docs/a/b.css", "/openapi.json", "/metrics", "/v1/queue", "/chat")
 FORGED = ("x-client-id", "x-client-role", "x-client-max-priority", "x-convoy-stream", "x-convoy-new-id", "x-convoy-pod", "x-envoy-retry-on")
 
 

@@ -43,6 +43,7 @@ STREAMS: dict[str, str] = {
     "before other members": '{"stream": true, "n": 1, "stop": ["}"]}',
     "the last one counts": '{"stream": false, "stream": true}',
     "after a backslash": '{"user": "\\\\", "stream": true}',
+    "after its own name as a text": json.dumps({"stop": ["stream"] * 100, "stream": True}),
 }
 ANSWERS: dict[str, str] = {
     "absent": '{"n": 1}',
@@ -52,6 +53,7 @@ ANSWERS: dict[str, str] = {
     "longer word": '{"stream": trueish}',
     "nested": '{"metadata": {"stream": true}}',
     "in a list": '[{"stream": true}]',
+    "named often": json.dumps({"stop": ["stream"] * 100, "stream": False}),
     "as a value": '{"user": "stream", "n": true}',
     "in a text": json.dumps({"messages": [{"role": "user", "content": '"stream": true'}], "n": 1}),
     "escaped quote": '{"user": "\\", \\"stream\\": true"}',

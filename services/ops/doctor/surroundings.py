@@ -26,6 +26,7 @@ from services.version import version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from services.ops.doctor.rows import Finding
     from services.ops.doctor.visit import Visit
@@ -81,10 +82,15 @@ async def metrics(visit: Visit) -> Finding:
         return bool(found) and all(target["health"] == "up" for target in found)
 
     try:
-        is_up = await until(is_all_up, _SCRAPE_SECONDS)
+        await until(is_all_up, _SCRAPE_SECONDS)
     except (aiohttp.ClientError, asyncio.TimeoutError, ValueError, KeyError) as error:
         return failed(f"Prometheus at {url} does not answer ({type(error).__name__})")
-    if is_up:
+    return scraped(found)
+
+
+def scraped(found: list[dict[str, Any]]) -> Finding:
+    """What Prometheus says of its targets."""
+    if found and all(target["health"] == "up" for target in found):
         return ok(f"{len(found)} targets up: {', '.join(sorted(_name(target) for target in found))}")
     down = [f"{_name(target)}: {target['lastError'] or target['health']}" for target in found if target["health"] != "up"]
     return failed("; ".join(down) or "no targets")
@@ -123,8 +129,13 @@ def _difference(date: str, began: float) -> float:
 async def disk(visit: Visit) -> Finding:
     """There is room for logs, traces and metrics."""
     usage = shutil.disk_usage(visit.target.state_dir)
-    seen = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.0f} GB free at {visit.target.state_dir}"
-    return ok(seen) if usage.free >= _MIN_FREE_BYTES else failed(seen)
+    return room(usage.free, usage.total, visit.target.state_dir)
+
+
+def room(free: int, total: int, where: Path) -> Finding:
+    """Whether so many bytes are enough."""
+    seen = f"{free / 1e9:.1f} GB of {total / 1e9:.0f} GB free at {where}"
+    return ok(seen) if free >= _MIN_FREE_BYTES else failed(seen)
 
 
 async def file_descriptors(visit: Visit) -> Finding:

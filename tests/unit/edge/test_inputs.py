@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from services.clients.guests import NOBODY, Guests
 from services.edge import clients, lane, rendering
 from services.edge.__main__ import main
 from services.edge.files import ENVOY_DIR, EnvoyFiles
-from services.edge.inputs import Inputs, blame
+from services.edge.inputs import Inputs, blame, in_words
 from services.pods_file import PodEntry
 from services.settings import EdgeSettings
 
@@ -49,6 +50,23 @@ def test_nothing_new_is_no_news(inputs: Inputs) -> None:
     assert inputs.look() == []
     assert inputs.errors() == {}
     assert inputs.wanted().clients is None
+
+
+def test_another_mode_is_news(inputs: Inputs, tmp_path: Path) -> None:
+    """A file that could not be read is tried again when its mode allows it, though its content is what it was."""
+    path = tmp_path / "clients.yaml"
+    path.write_text(GOOD)
+    path.chmod(0o600)
+    assert _take(inputs) == ["clients.yaml"]
+    path.chmod(0o640)
+    assert _take(inputs) == ["clients.yaml"]
+    assert _take(inputs) == []
+
+
+def test_a_file_that_may_not_be_read_names_who_may_not(tmp_path: Path) -> None:
+    """In a container that is another user than the one who wrote it."""
+    told = in_words(PermissionError(13, "Permission denied"), tmp_path / "clients.yaml")
+    assert told == f"clients.yaml: the edge (user id {os.geteuid()}) may not read it; for containers see Keys in README.md"
 
 
 def test_a_good_file_counts_and_a_bad_one_leaves_what_was(inputs: Inputs, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def test_values_are_typed_and_an_empty_one_means_the_default() -> None:
 def test_foreign_variables_are_left_alone() -> None:
     """The environment holds much that is not ours, such as PATH, POSTGRES_PORT or make's own variables."""
     load(RunnerSettings, {"PATH": "/bin", "POSTGRES_PORT": "1", "HOSTNAME": "x", "MAKEFLAGS": "w -- PODS=2 DETACH=1", "HOME": "/"})
+    load(OpsSettings, {"MAKEFLAGS": r" -- UI=1 SHAPE=spike ARGS=-u\ 50\ --max-p95-ms=900"})
 
 
 def test_an_env_file_may_hold_settings_only(tmp_path: Path) -> None:

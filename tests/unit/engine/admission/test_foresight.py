@@ -1,0 +1,104 @@
+"""What is learnt of the engine, of answers and of clients that return."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from services.engine.admission.lengths import Lengths
+from services.engine.admission.pace import Pace
+from services.engine.admission.promises import Promises
+from services.engine.admission.standing import StandingQueue
+from services.engine.admission.ticket import Ask
+
+
+def test_an_answer_is_as_long_as_answers_are() -> None:
+    """Not as long as it may be; one that has come so far is at least so long, and those cut off were longer than they look."""
+    lengths = Lengths()
+    assert lengths.expected("a", 500) is None
+    for number in (10, 20, 30, 40):
+        lengths.add("a", number, is_whole=True)
+    assert lengths.expected("a", 500) == 25
+    assert lengths.expected("a", 15) == (10 + 15 * 3) / 4
+    assert lengths.expected("a", 500, so_far=25) == 35
+    assert lengths.expected("a", 500, so_far=40) == 500
+    lengths.add("a", 16, is_whole=False)
+    assert lengths.expected("a", 100) == (10 + 20 + 30 + 40 + 100) / 5
+
+
+def test_a_client_with_a_history_is_judged_by_its_own() -> None:
+    """Others' answers count only until it has had enough."""
+    lengths = Lengths()
+    for _ in range(300):
+        lengths.add("short", 10, is_whole=True)
+    for _ in range(8):
+        lengths.add("long", 90, is_whole=True)
+    assert lengths.expected("long", 1000) == 90
+    assert (lengths.expected("new", 1000) or 0) < 15
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_pace_is_what_one_request_feels(rows: int) -> None:
+    """So many rows, each with a token every 20 ms: 20 ms a token, whatever the number; half a second later it has followed to 40 ms."""
+    pace, now = Pace(), 0.0
+    for _ in range(rows):
+        pace.first_token(now, 100, 0.05)
+    for milliseconds, steps in ((20, 400), (40, 400)):
+        for _ in range(steps):
+            now += milliseconds / 1000
+            for _ in range(rows):
+                pace.tokens(now, 1)
+        assert pace.token_seconds() == pytest.approx(milliseconds / 1000, rel=0.05)
+
+
+def test_a_longer_prompt_takes_longer() -> None:
+    """10 ms and 0.1 ms a token, with noise."""
+    pace, chance = Pace(), random.Random(1)
+    for number in range(100):
+        prompt = chance.randint(10, 2000)
+        pace.first_token(float(number), prompt, (0.01 + prompt * 1e-4) * chance.uniform(0.9, 1.1))
+    assert pace.prefill_seconds(1000) == pytest.approx(0.11, rel=0.1)
+    assert pace.prefill_seconds(10) < 0.03
+
+
+def test_promises_are_kept_once_and_in_time() -> None:
+    """Too early is no return as told; who returns in time does so once; who does not is not waited for."""
+    promises = Promises(seed=1)
+    told = promises.make(Ask(fingerprint=7), 10.0, 2.0, now=0.0)
+    assert 10 <= told <= 11
+    assert promises.backlog_seconds(1.0) == 2.0
+    assert not promises.claim(Ask(fingerprint=7), 5.0)
+    assert not promises.claim(Ask(fingerprint=8), told)
+    assert promises.claim(Ask(fingerprint=7), told)
+    assert not promises.claim(Ask(fingerprint=7), told)
+    promises.make(Ask(fingerprint=9), 10.0, 2.0, now=20.0)
+    assert promises.backlog_seconds(60.0) == 0
+    assert len(promises) == 0
+
+
+def test_where_nobody_returns_the_line_is_not_counted() -> None:
+    """It learns that promises of these clients mean nothing."""
+    promises = Promises(seed=1)
+    for number in range(300):
+        promises.make(Ask(fingerprint=number + 1), 1.0, 1.0, now=number / 10)
+    assert promises.backlog_seconds(30.0) < 0.1 * len(promises)
+
+
+def test_a_promise_of_two_pods_is_half_of_one_each() -> None:
+    """A request that two pods refused returns to one of them."""
+    alone, shared = Promises(seed=1), Promises(seed=1)
+    alone.make(Ask(fingerprint=1), 5.0, 2.0, now=0.0)
+    shared.make(Ask(fingerprint=1, attempt=2), 5.0, 2.0, now=0.0)
+    assert shared.backlog_seconds(1.0) == alone.backlog_seconds(1.0) / 2
+
+
+def test_a_burst_may_wait_and_a_standing_queue_may_not() -> None:
+    """Answers take 1 s: a burst may wait as long as the queue's limit; a wait that stays above 1 s is cut to it until the load is over."""
+    standing = StandingQueue(10.0)
+    standing.held(1.0)
+    assert standing.max_wait(0.0, now=0.0) == 10
+    assert standing.max_wait(6.0, now=0.5) == 10
+    assert standing.max_wait(6.0, now=2.0) == 1
+    assert standing.max_wait(0.9, now=3.0) == 1, "admission itself keeps it there"
+    assert standing.max_wait(0.1, now=9.0) == 10
