@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import psutil
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.running import RunningPods
 
 SLOTS = 4
-ENDLESS: dict[str, Any] = {"max_tokens": 500, "ignore_eos": True}
+AT_ONCE = 4 * SLOTS
 MAX_GROWTH_BYTES = 8 << 20
 """What an allocator may keep of the memory of hundreds of requests."""
 
@@ -45,33 +45,35 @@ async def held(pods: RunningPods) -> Held:
         return Held(process.num_fds(), process.num_threads(), tasks, process.memory_info().rss)
 
 
-async def leave(session: aiohttp.ClientSession, *, is_stream: bool) -> None:
+async def leave(session: aiohttp.ClientSession, tokens: int, *, is_stream: bool) -> None:
     """Asks for a long answer and leaves: a stream at its first byte if that comes, JSON, and who still waits, after a moment."""
 
     async def ask() -> None:
-        async with session.post(CHAT, json=body(**ENDLESS, stream=is_stream)) as response:
+        async with session.post(CHAT, json=body(max_tokens=tokens, ignore_eos=True, stream=is_stream)) as response:
             await response.content.readline()
 
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(ask(), 0.1)
 
 
-async def crowd(pods: RunningPods, count: int, at_once: int) -> None:
+async def crowd(pods: RunningPods, count: int, tokens: int) -> None:
     """So many clients, half of them streams, more at once than there are slots; none stays for its answer."""
     async with aiohttp.ClientSession(pods.url, connector=aiohttp.TCPConnector(limit=0)) as session:
-        for begun in range(0, count, at_once):
-            batch = range(begun, min(count, begun + at_once))
-            await asyncio.gather(*(leave(session, is_stream=number % 2 == 0) for number in batch))
+        for begun in range(0, count, AT_ONCE):
+            batch = range(begun, min(count, begun + AT_ONCE))
+            await asyncio.gather(*(leave(session, tokens, is_stream=number % 2 == 0) for number in batch))
 
 
-@pytest.mark.parametrize(("engine", "count"), [("fake", 500), pytest.param("transformers", 60, marks=pytest.mark.model)])
-async def test_clients_that_leave_leave_nothing(engine: str, count: int) -> None:
+@pytest.mark.parametrize(
+    ("engine", "count", "tokens"), [("fake", 500, 4000), pytest.param("transformers", 60, 500, marks=pytest.mark.model)]
+)
+async def test_clients_that_leave_leave_nothing(engine: str, count: int, tokens: int) -> None:
     """After hundreds of cancelled requests, running and queued: the same tasks, files and threads as before, and the same memory."""
-    settings = {"max_concurrent_requests": SLOTS, "queue_capacity": 4 * SLOTS, "fake_tokens_per_second": 50}
+    settings = {"max_concurrent_requests": SLOTS, "queue_capacity": AT_ONCE, "fake_tokens_per_second": 50}
     with running_pods(1, engine=engine, **settings) as pods:
-        await crowd(pods, max(count // 5, 4 * SLOTS), 4 * SLOTS)  # what is made once and kept
+        await crowd(pods, max(count // 5, 4 * AT_ONCE), tokens)  # what is made once and kept
         before = await held(pods)
-        await crowd(pods, count, 4 * SLOTS)
+        await crowd(pods, count, tokens)
         after = await held(pods)
         async with aiohttp.ClientSession(pods.url) as session:
             ran, left = await metric(session, pods.url, "llm_generation_latency_seconds_count"), await cancelled(session, pods)
