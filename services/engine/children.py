@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -12,18 +13,35 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+
+from services.settings.reader import as_environment
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.settings import RunnerSettings
 
 How = Literal["fork", "exec"]
 _MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
+class Adopted(Struct, frozen=True, kw_only=True):
+    """What a runner that replaces its own program hands on of a pod process, which stays its child."""
+
+    pid: int
+    port: int
+    pipe: int
+    started_at: float
+    state: str
+    pending: str = ""
+
+
 class Child:
     """A pod process of this runner: its pid, its port, and the pipe on which it beats."""
 
-    def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None) -> None:
-        """`process` is set for an executed pod; a forked one is waited for by its pid."""
+    def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process` is set for a pod that this program executed; any other is waited for by its pid."""
         self.name, self.pid, self.port, self.pipe = name, pid, port, pipe
         self.started_at = time.time()
         self.heard_at = time.monotonic()
@@ -32,6 +50,20 @@ class Child:
         self.killed_for = ""
         self._process = process
         self._pending = b""
+
+    @classmethod
+    def adopt(cls, name: str, known: Adopted) -> Child:
+        """The same process, known to the program that took over."""
+        os.set_inheritable(known.pipe, False)  # noqa: FBT003 - its only form
+        child = cls(name, known.pid, known.port, known.pipe)
+        child.started_at, child.state, child._pending = known.started_at, known.state, known.pending.encode()
+        return child
+
+    def hand_over(self) -> Adopted:
+        """What `adopt` needs; its pipe survives the change of programs."""
+        os.set_inheritable(self.pipe, True)  # noqa: FBT003 - likewise
+        pending = self._pending.decode(errors="replace")
+        return Adopted(pid=self.pid, port=self.port, pipe=self.pipe, started_at=self.started_at, state=self.state, pending=pending)
 
     def hear(self) -> None:
         """Reads what the pod said since the last call."""
@@ -71,11 +103,9 @@ class Child:
         os.close(self.pipe)
 
 
-def start(settings: RunnerSettings, name: str, port: int, how: How) -> Child:
-    """Starts a pod that listens on `port` of POD_HOST (0: a free one). Raises `OSError` if the port cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.pod_host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.pod_host, port))
+def start(settings: RunnerSettings, name: str, ports: Sequence[int], how: How) -> Child:
+    """Starts a pod that listens on the first port of `ports` (0: any) that is free on POD_HOST. Raises `OSError` if none is."""
+    listener = _listen(settings.pod_host, ports)
     hears, says = os.pipe()
     os.set_blocking(hears, False)
     try:
@@ -87,10 +117,25 @@ def start(settings: RunnerSettings, name: str, port: int, how: How) -> Child:
         listener.close()  # with it open here a dead pod's port would take connections that nobody answers
 
 
+def _listen(host: str, ports: Sequence[int]) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for port in ports:
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                listener.close()
+                raise
+        else:
+            break
+    return listener
+
+
 def _execute(settings: RunnerSettings, name: str, listener: socket.socket, _: int, says: int) -> tuple[int, subprocess.Popen[bytes]]:
     log = _open_log(settings, name)
     command = [sys.executable, "-m", "services.engine", "pod", name, str(listener.fileno()), str(says)]
-    environment = os.environ | {"NUM_THREADS": str(threads_per_pod(settings))}
+    environment = os.environ | as_environment(settings)
     try:
         process = subprocess.Popen(command, pass_fds=(listener.fileno(), says), stdout=log, stderr=log, env=environment)
     finally:
@@ -116,9 +161,7 @@ def _fork(settings: RunnerSettings, name: str, listener: socket.socket, hears: i
 
 
 def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says: int) -> int:
-    import msgspec  # noqa: PLC0415 - imported already; only the child needs the name
-
-    from services.engine.pod import run_pod  # noqa: PLC0415 - likewise
+    from services.engine.pod import run_pod  # noqa: PLC0415 - imported already; only the child needs the name
 
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1):
@@ -128,7 +171,7 @@ def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-    return run_pod(msgspec.structs.replace(settings, num_threads=threads_per_pod(settings)), name, listener, says)
+    return run_pod(settings, name, listener, says)
 
 
 def _open_log(settings: RunnerSettings, name: str) -> int | None:
@@ -142,6 +185,17 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
-def threads_per_pod(settings: RunnerSettings) -> int:
+def threads_per_pod(settings: RunnerSettings, num_pods: int) -> int:
     """NUM_THREADS, or an equal share of the cores: threads beyond the cores cost a factor, not per cent."""
-    return settings.num_threads or max(1, len(os.sched_getaffinity(0)) // settings.pods)
+    return settings.num_threads or max(1, len(os.sched_getaffinity(0)) // num_pods)
+
+
+def last_line(settings: RunnerSettings, name: str) -> str:
+    """The last line of a pod's own log, as far as it has one: what a process that broke said last."""
+    path = Path(settings.pod_log_dir) / f"{name}.log"
+    if not settings.pod_log_dir or not path.exists():
+        return ""
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - 4096))
+        lines = log.read().decode(errors="replace").splitlines()
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")
