@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
+from services.engine.backends import can_fork
 from services.settings.reader import as_environment
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ class Child:
     @classmethod
     def adopt(cls, name: str, known: Adopted) -> Child:
         """The same process, known to the program that took over."""
-        os.set_inheritable(known.pipe, False)  # noqa: FBT003 - its only form
+        os.set_inheritable(known.pipe, False)
         child = cls(name, known.pid, known.port, known.pipe)
         child.started_at, child.state, child._pending = known.started_at, known.state, known.pending.encode()
         return child
 
     def hand_over(self) -> Adopted:
         """What `adopt` needs; its pipe survives the change of programs."""
-        os.set_inheritable(self.pipe, True)  # noqa: FBT003 - likewise
+        os.set_inheritable(self.pipe, True)
         pending = self._pending.decode(errors="replace")
         return Adopted(pid=self.pid, port=self.port, pipe=self.pipe, started_at=self.started_at, state=self.state, pending=pending)
 
@@ -121,15 +121,10 @@ def _listen(host: str, ports: Sequence[int]) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for port in ports:
-        try:
+        with suppress(*[OSError] if port != ports[-1] else []):
             listener.bind((host, port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or port == ports[-1]:
-                listener.close()
-                raise
-        else:
-            break
-    return listener
+            return listener
+    raise AssertionError("the last port is taken, or says why not")
 
 
 def _execute(settings: RunnerSettings, name: str, listener: socket.socket, _: int, says: int) -> tuple[int, subprocess.Popen[bytes]]:
@@ -183,6 +178,11 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
     if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+
+def how_of(settings: RunnerSettings) -> How:
+    """How pods with these settings start."""
+    return "fork" if settings.pod_start != "exec" and can_fork(settings) else "exec"
 
 
 def threads_per_pod(settings: RunnerSettings, num_pods: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,11 @@ _CLOCK_SLACK_SECONDS = 5.0
 class Orphan:
     """One of them, until a pod of this runner has its place."""
 
-    def __init__(self, entry: PodEntry) -> None:
-        """As the earlier runner left it."""
+    def __init__(self, entry: PodEntry, max_drain_seconds: float) -> None:
+        """As the earlier runner left it. `max_drain_seconds`: then it is killed."""
         self.name = entry.name
+        self._max_drain_seconds = max_drain_seconds
+        self._kill_at = float("inf")
         self.is_retiring = entry.is_leaving
         self._entry = entry
 
@@ -43,8 +46,14 @@ class Orphan:
         """Has it drain."""
         if not self.is_retiring:
             self.is_retiring = True
+            self._kill_at = time.monotonic() + self._max_drain_seconds
             log.info("runner.orphan_drains", pod=self.name, pid=self._entry.pid)
             self.signal(signal.SIGTERM)
+
+    def care(self) -> None:
+        """Ends it if it does not end in time."""
+        if time.monotonic() > self._kill_at:
+            self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Signals the process, if it is still this pod."""

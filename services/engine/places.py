@@ -115,10 +115,15 @@ class Place:
         return CrashLoop(name=self.name, restarts=self.restarts, last_exit=self.last_exit, next_try_at=next_try_at)
 
     def start_if_due(self) -> bool:
-        """Starts a pod if there is none and the pause is over; whether it did. Raises `OSError`."""
+        """Starts a pod if there is none and the pause is over; whether it did."""
         if self.child is not None or self.is_retiring or time.monotonic() < self._start_at:
             return False
-        self.child = children.start(self.settings, self.name, self._ports, self._how)
+        try:
+            self.child = children.start(self.settings, self.name, self._ports, self._how)
+        except OSError as error:
+            self.last_exit = self.load_failure = f"a pod could not be started: {error}"
+            self._pause(lived=0.0)
+            return False
         log.info("runner.pod_started", pod=self.name, pid=self.child.pid, port=self.child.port, restarts=self.restarts)
         return True
 
@@ -167,7 +172,10 @@ class Place:
             self.is_over = True
             log.info("runner.pod_retired", pod=self.name, pid=child.pid, exit=self.last_exit)
             return
-        lived = time.time() - child.started_at
+        self._pause(lived=time.time() - child.started_at)
+
+    def _pause(self, lived: float) -> None:
+        """Before the next start, after a death or a start that could not be."""
         # The first death is no loop yet: the next pod starts at once.
         self._is_loop = self.restarts > 0 and lived < _STABLE_SECONDS
         self._pause_seconds = min(_MAX_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, self._pause_seconds * 2)) if self._is_loop else 0.0

@@ -13,7 +13,6 @@ from msgspec import Meta
 from services.settings.common import SCALE, SECRET, START, CapacitySettings, CommonSettings, Port
 from services.settings.edge import EdgeSettings
 
-
 MAX_PODS = 256
 
 
@@ -84,13 +83,15 @@ class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
     pod_host: Annotated[str, Meta(min_length=1, description="Address on which pods listen.", extra=START)] = "127.0.0.1"
     pod_log_dir: Annotated[
         str,
-        Meta(description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.", extra=START),
+        Meta(
+            description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.", extra=START
+        ),
     ] = ""
     pod_port: Annotated[
         Port,
         Meta(
-            description="Port of the first pod, the next ones count up; 0 takes free ports. A pod that replaces another takes the next free "
-            "port above, for the old one still has its own.",
+            description="Port of the first pod, the next ones count up; 0 takes free ports. A pod that comes before its predecessor "
+            "has gone takes the next free one above.",
         ),
     ] = 0
     pod_name: Annotated[
