@@ -9,7 +9,7 @@ import msgspec
 from services import pods_wanted
 from services.files import write_atomically
 from services.settings.declared import MAX_PODS
-from services.settings.reader import given_path
+from services.settings.reader import given, given_path
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -57,6 +57,5 @@ class Requests:
 
     def keep(self, asked: Restart) -> None:
         """Its settings hold from now on, for a later runner, too; for nobody else to read."""
-        path = given_path(self._state_dir, "runner")
-        before = msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
-        write_atomically(path, msgspec.json.encode(before | asked.settings), mode=0o600)
+        fresh = given(self._state_dir, "runner") | asked.settings
+        write_atomically(given_path(self._state_dir, "runner"), msgspec.json.encode(fresh), mode=0o600)

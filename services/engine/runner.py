@@ -6,7 +6,6 @@ request it replaces all pods likewise, and its own program before them (`success
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import signal
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from services import pods_file
-from services.engine.backends import check_model, preimport
-from services.engine.children import how_of, threads_per_pod
+from services.engine.backends import check_model
+from services.engine.children import how_of, threads_per_pod, warm_up
 from services.engine.generation import BackendError
 from services.engine.in_service import is_in_service
 from services.engine.places import STOP_MARGIN_SECONDS, Place
@@ -95,7 +94,7 @@ class Runner:
             except BackendError as error:
                 return self._give_up(str(error))
         if how == "fork":
-            self._warm_up()
+            warm_up(self._settings)
         if not self._inherited:
             self._places += self._takeover.begin(range(1, self._number + 1), self._make, self._make_successor)
         while not self._num_stop_signals:
@@ -104,16 +103,6 @@ class Runner:
                 return self._give_up(failure)
         self._stop(self._settings.drain_timeout_seconds + STOP_MARGIN_SECONDS)
         return 0
-
-    def _warm_up(self) -> None:
-        from services.engine import pod  # noqa: F401, PLC0415 - what every fork then has
-
-        start = time.monotonic()
-        preimport(self._settings)
-        # What is here now lives as long as the pods: leave it out of their collections, which would copy its pages.
-        gc.collect()
-        gc.freeze()
-        log.info("runner.imported", seconds=round(time.monotonic() - start, 1))
 
     def _listen_to_signals(self) -> None:
         self._wakes, writes = os.pipe()

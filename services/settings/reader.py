@@ -73,12 +73,16 @@ def given_path(state_dir: Path, program: str) -> Path:
     return state_dir / f"settings-{program}.json"
 
 
+def given(state_dir: Path, program: str) -> dict[str, str]:
+    """Those variables; none where nothing was restarted."""
+    path = given_path(state_dir, program)
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
 def environment_of(program: str) -> dict[str, str]:
     """This process's environment, with what a restart gave `program`: who supervises it starts it with what it had at first."""
     state_dir = load(common.CommonSettings, {"STATE_DIR": os.environ.get("STATE_DIR", "")}).state_dir
-    path = given_path(Path(state_dir), program)
-    given = msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
-    return {**os.environ, **given}
+    return {**os.environ, **given(Path(state_dir), program)}
 
 
 def env_file_of(env: Mapping[str, str] | None = None) -> Path | None:
@@ -216,6 +220,7 @@ __all__ = [
     "changeable",
     "env_file_of",
     "environment_of",
+    "given",
     "given_path",
     "help_of",
     "known_names",
