@@ -13,7 +13,6 @@ from services.ops.interrupts import stop_on_signals
 from services.ops.plan import find_state, read_plan
 from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
-from services.settings.declared import MAX_PODS
 from services.version import version
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def restart(
 
 @app.command()
 def scale(
-    number: Annotated[int, typer.Argument(min=1, max=MAX_PODS, help="Pods that there shall be until `convoy down`.")],
+    number: Annotated[int, typer.Argument(help="Pods that there shall be until `convoy down`.")],
     timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds until that is to be true.")] = 600,
 ) -> None:
     """Start more pods, or let some finish their requests and end. Exit code 1: there are as many as before, and why."""

@@ -45,7 +45,8 @@ def restart_pods(plan: Plan, run: Run, kinds: set[str], limit_seconds: float, te
         raise OpsError(_failure(roll, state))
     state.write_run(structs.replace(run, engine=plan.runner.engine, model_name=plan.runner.model_name))
     begun.note(state, plan, kinds)
-    return f"{roll.total} pods were replaced in {time.monotonic() - began:.1f} s, one after the other; model {plan.runner.model_name}"
+    what = "1 pod was" if roll.total == 1 else f"{roll.total} pods, one after the other, were"
+    return f"{what} replaced in {time.monotonic() - began:.1f} s; model {plan.runner.model_name}"
 
 
 def ask(state: StateDir) -> int:

@@ -14,18 +14,20 @@ from services.ops.restart import again
 from services.ops.restart_pods import ask
 from services.ops.state import OpsError
 from services.ops.terminal import Terminal
+from services.settings.declared import MAX_PODS
 
 if TYPE_CHECKING:
     from services.ops.state import Run, StateDir
-    from services.pods_file import PodEntry, PodsFile
+    from services.pods_file import PodsFile
 
 _POLL_SECONDS = 0.1
 
 
 def scale(state: StateDir, number: int, limit_seconds: float) -> None:
     """Returns when so many pods serve and no others are there. Raises `OpsError`, with as many as before, where a new one cannot serve."""
-    terminal = Terminal()
-    run = start.running(state)
+    if not 1 <= number <= MAX_PODS:
+        raise OpsError(f"`convoy scale {number}` is not possible: the number of pods must be from 1 to {MAX_PODS}")
+    terminal, run = Terminal(), start.running(state)
     if run is None:
         raise OpsError("nothing runs; start it with `convoy up`")
     with state.lock():
@@ -42,7 +44,8 @@ def scale(state: StateDir, number: int, limit_seconds: float) -> None:
             raise OpsError(f"{problem}; there are {run.pods} pods as before (logs: {state.logs})")
         if problem:
             raise OpsError(f"{problem}; see `convoy status`")
-        terminal.say(f"{_pods(number)} serve after {time.monotonic() - began:.1f} s; {_threads(state, number)}")
+        verb = "serves" if number == 1 else "serve"
+        terminal.say(f"{_pods(number)} {verb} after {time.monotonic() - began:.1f} s; {_threads(state, number)}")
 
 
 def _want(state: StateDir, run: Run, number: int) -> None:
@@ -82,11 +85,11 @@ def _waiting_for(state: StateDir, known: PodsFile, number: int) -> str:
     ready = {(pod.host, pod.port) for pod in told.pods if pod.state == "ready"} if told.is_agreed else set()
     staying = [pod for pod in known.pods if not pod.is_leaving]
     coming = [pod.name for pod in staying if (pod.host, pod.port) not in ready]
-    parts = [f"{len(staying)} of {_pods(number)} started"] if len(staying) != number else []
+    parts = [f"{len(staying)} of {_pods(number)} started"] if len(staying) < number else []
     parts += [f"waiting for {', '.join(coming)}"] if coming else []
-    leaving: list[PodEntry] = [pod for pod in known.pods if pod.is_leaving]
-    parts += [f"{', '.join(pod.name for pod in leaving)} finish their requests"] if leaving else []
-    return "; ".join(parts)
+    leaving = [pod.name for pod in known.pods if pod.is_leaving]
+    parts += [f"{', '.join(leaving)} finish their requests"] if leaving else []
+    return "; ".join(parts or ([] if len(staying) == number else ["waiting for the runner"]))
 
 
 def _threads(state: StateDir, number: int) -> str:

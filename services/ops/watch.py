@@ -79,7 +79,7 @@ def events(
 def roll_events(seen: Seen, roll: Roll | None) -> Iterator[str]:
     """Likewise of a restart of all pods."""
     if roll is not None and (seen.roll is None or (seen.roll.id, seen.roll.state) != (roll.id, roll.state)):
-        words = {"rolling": "pods are being replaced, one after the other", "done": f"{roll.total} pods were replaced"}
+        words = {"rolling": "pods are being replaced, one after the other", "done": "all pods were replaced"}
         words |= {"taking back": f"{roll.reason}; taking back what was replaced", "failed": f"the pods were not replaced: {roll.reason}"}
         if roll.state in words:
             yield words[roll.state]
