@@ -136,11 +136,12 @@ def test_a_new_pod_that_dies_has_all_taken_back() -> None:
 def test_what_could_not_start_touches_no_pod(settings: dict[str, str], reason: str) -> None:
     """Settings that cannot be used, and a model that is not there, are found before any pod is started."""
     with running_pods(1) as pods:
-        before = pods.entries
+        before, seen = pods.entries, set[int]()
         ask(pods, "one", settings=settings)
-        roll = until_over(pods, "one")
+        roll = until_over(pods, "one", lambda: seen.update(entry["pid"] for entry in pods.entries))
         assert (roll["state"], reason in roll["reason"], roll["replaced"]) == ("failed", True, 0)
         assert pods.entries == before
+        assert seen == {before[0]["pid"]}
 
 
 def test_a_stop_ends_old_and_new() -> None:

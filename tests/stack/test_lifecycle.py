@@ -122,6 +122,22 @@ async def test_pods_that_cannot_load_leave_the_others_as_they_are() -> None:
         assert not set(pids(running).values()) & set(before.values())
 
 
+async def test_no_pod_goes_before_envoy_knows_the_one_that_follows() -> None:
+    """While the edge stands still Envoy cannot learn of new pods: the old ones stay, and the command says what it waited for in vain."""
+    with stack(PODS="1") as (running, _):
+        before, edge = pids(running), running.row("edge")["pid"]
+        os.kill(edge, signal.SIGSTOP)
+        try:
+            async with load(running):
+                failed = await typed(running, "restart", "pods", "--timeout", "3")
+        finally:
+            os.kill(edge, signal.SIGCONT)
+        reason = "engine-1 is ready, but Envoy does not take it in after 3 s; all pods run what they ran before"
+        assert (failed.returncode, reason in failed.stderr) == (1, True), failed.stderr
+        assert pids(running) == before
+        await until_beside(running.ready, lambda: str(running.status()))
+
+
 def test_what_cannot_be_asked_for_is_said() -> None:
     """A number that is not possible, or nothing that runs: one line, exit code 1."""
     with convoy() as running:
