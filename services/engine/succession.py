@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from typing import NoReturn
 
@@ -44,6 +45,7 @@ class Trial:
     def __init__(self, asked: Restart, running: RunnerSettings) -> None:
         """Starts it. `running`: the settings that are in force."""
         self.asked = asked
+        self._end_at = time.monotonic() + asked.limit_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the trial lasts
         environment = _environment(asked, running)
         self._process = subprocess.Popen(
@@ -53,6 +55,9 @@ class Trial:
     def outcome(self) -> str | None:
         """None while it runs; then why no pod would start, empty if one would."""
         code = self._process.poll()
+        if code is None and time.monotonic() > self._end_at:
+            self.end()
+            return f"trying settings and code took more than {self.asked.limit_seconds:g} s"
         if code is None:
             return None
         self._errors.seek(0)
