@@ -19,8 +19,8 @@ _WIDTH = 118
 _HEAD = """\
 # Every setting of Convoy with its default, made by scripts/write_env_example.py. Copy what you change into .env;
 # a variable of the environment, or `make up NAME=value`, goes before it. A misspelt or impossible value stops the start.
-# [live]: a change in .env is in force within a second. [convoy restart envoy]: after that command, which loses no request. All others:
-# after `convoy down` and `convoy up`. `convoy reload` tells which changes wait for what.
+# [live]: a change in .env is in force within a second. [convoy restart …]: after that command, which loses no request; a plain
+# `convoy restart` does all of them. All others: after `convoy down` and `convoy up`. `convoy reload` tells which changes wait for what.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
@@ -18,7 +18,8 @@ NAME = "pods.json"
 class PodEntry(Struct, frozen=True, kw_only=True):
     """One pod. `started_at` in Unix seconds; `restarts` counts the pods of this name that died before it, `last_exit` says how.
 
-    A new process of a pod is a new entry, which may stand beside the draining old one for a while.
+    A new process of a pod is a new entry, which may stand beside the old one for a while. `is_leaving`: it was told to end, drains, and
+    does not count as one of the pods that there shall be.
     """
 
     name: str
@@ -28,6 +29,37 @@ class PodEntry(Struct, frozen=True, kw_only=True):
     started_at: float = 0.0
     restarts: int = 0
     last_exit: str = ""
+    is_leaving: bool = False
+
+
+class CrashLoop(Struct, frozen=True, kw_only=True):
+    """A pod that dies again and again, while it is not ready. `next_try_at`: Unix seconds; 0 while a process of it is coming up."""
+
+    name: str
+    restarts: int
+    last_exit: str
+    next_try_at: float = 0.0
+
+
+class Roll(Struct, frozen=True, kw_only=True):
+    """A restart of all pods, one after the other: the one under way, or the last one.
+
+    `checking`: would a pod start at all; `taking back`: something failed, and pods that are new already are replaced once more. `failed`
+    has a `reason`, and `is_mixed` if not all pods run what they ran before.
+    """
+
+    id: str
+    state: Literal["checking", "rolling", "taking back", "done", "failed"]
+    total: int = 0
+    replaced: int = 0
+    progress: str = ""
+    reason: str = ""
+    is_mixed: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state in {"done", "failed"}
 
 
 class PodsFile(Struct, frozen=True):
@@ -35,6 +67,8 @@ class PodsFile(Struct, frozen=True):
 
     pods: tuple[PodEntry, ...]
     error: str = ""
+    loops: tuple[CrashLoop, ...] = ()
+    roll: Roll | None = None
 
 
 def read(path: Path) -> PodsFile:

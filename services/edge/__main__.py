@@ -18,6 +18,7 @@ from services.edge.publishing import Publisher, knows_clients
 from services.edge.sources import listed, source_of
 from services.edge.validation import InvalidConfigError, validate_file
 from services.settings import EdgeSettings, SettingsError, load
+from services.settings.reader import environment_of
 from services.telemetry.logging import configure
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--files", type=Path, default=ENVOY_DIR, metavar="DIR", help="folder of Envoy's files (default: envoy/)")
     options = parser.parse_args(arguments)
     try:
-        settings = load(EdgeSettings)
+        settings = load(EdgeSettings, environment_of("edge"))
         is_render = options.command != "run"
         inputs = Inputs(settings, options.files, had_clients=not is_render and knows_clients(Path(settings.state_dir)))
         publisher = Publisher(_begun(inputs, is_strict=is_render), options.files)

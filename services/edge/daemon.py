@@ -52,6 +52,7 @@ class Edge:
         self._pods: dict[PodEntry, Pod] = {}
         self._watchers: dict[PodEntry, asyncio.Task[None]] = {}
         self._has_pods = False
+        self._num_crash_loops = 0
         self._last: tuple[list[Endpoint], int] | None = None
         self._retries = RetryRule(publisher.present_retries())
         self._changed = asyncio.Event()
@@ -119,6 +120,9 @@ class Edge:
             self._log.error("edge.pods_file_invalid", error=str(error))
             self._set_error("pods", str(error))
             return
+        if self._source.num_crash_loops != self._num_crash_loops:
+            self._num_crash_loops = self._source.num_crash_loops
+            self._changed.set()
         if entries is None:
             return
         self._set_error("pods", "")
@@ -217,6 +221,7 @@ class Edge:
                 {"name": pod.entry.name, "host": pod.entry.host, "port": pod.entry.port, "pid": pod.entry.pid, "state": pod.state}
                 for pod in self._pods.values()
             ],
+            "num_crash_loops": self._num_crash_loops,
             "num_retries": self._retries.num_retries,
             "num_clients": len(clients.clients) if clients else None,
             "written": self._publisher.versions(),

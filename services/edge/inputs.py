@@ -20,6 +20,7 @@ from services.clients.guests import Guests, GuestsError
 from services.clients.reading import ClientsFileError
 from services.edge.files import FILE_NAMES, EnvoyFiles, read_file
 from services.settings import SettingsError, env_file_of, load_again
+from services.settings.reader import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,7 +109,9 @@ class Inputs:
         self._guests: Part[Guests] = Part(state_dir / guests.NAME, guests.read, guests.NOBODY)
         env_file = env_file_of()
         self._settings: Part[EdgeSettings] = Part(
-            env_file or Path(".env"), lambda path: load_again(type(settings), path) if env_file else settings, settings
+            env_file or Path(".env"),
+            lambda path: load_again(type(settings), path, environment_of("edge")) if env_file else settings,
+            settings,
         )
 
     @property

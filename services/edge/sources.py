@@ -32,6 +32,8 @@ class Source(Protocol):
 
     title: str
     """For the log."""
+    num_crash_loops: int
+    """Pods that die again and again, as far as it knows."""
 
     def news(self) -> tuple[PodEntry, ...] | None:
         """All pods, if they are others than at the last call; raises `ValueError` if what lists them is broken."""
@@ -46,20 +48,26 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         """Need not exist yet."""
         self.title = str(path)
+        self.num_crash_loops = 0
         self._path = path
         self._seen: tuple[int, int, int] | None = None
+        self._pods: tuple[PodEntry, ...] | None = None
 
     def news(self) -> tuple[PodEntry, ...] | None:
-        """The file's pods; a missing file is no news."""
+        """The file's pods; a missing file is no news, nor are other things that the runner writes there."""
         try:
             stat = self._path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if seen == self._seen:
                 return None
             self._seen = seen
-            return pods_file.read(self._path).pods
+            before, self._pods = self._pods, None  # after a broken file all is news
+            told = pods_file.read(self._path)
         except FileNotFoundError:
             return None
+        self.num_crash_loops = len(told.loops)
+        self._pods = told.pods
+        return None if told.pods == before else told.pods
 
     async def follow(self, session: aiohttp.ClientSession) -> None:
         """Nothing: a look at a file is quick."""
@@ -81,6 +89,7 @@ class DnsSource:
     def __init__(self, host: str, port: int, known: Iterable[Endpoint] = (), *, resolve: Resolve = resolve, ask: Ask = ask_name) -> None:
         """`known`: what an earlier edge wrote, for pods that are silent now."""
         self.title = f"{host}:{port}"
+        self.num_crash_loops = 0
         self._host, self._port, self._resolve, self._ask = host, port, resolve, ask
         self._entries = {pod.host: PodEntry(name=pod.name, host=pod.host, port=port) for pod in known if pod.port == port}
         self._listed: tuple[PodEntry, ...] | None = None

@@ -1,6 +1,7 @@
 """`python -m services.engine`: the runner and its pods.
 
-`… pod NAME LISTENER PIPE` is a pod that the runner executes, with two inherited file descriptors.
+`… pod NAME LISTENER PIPE` is a pod that the runner executes, with two inherited file descriptors; `… check` a runner's trial of what it
+would start; `… succeed FILE` the runner's next program in the same process.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 import traceback
 
 from services.settings import EngineSettings, RunnerSettings, SettingsError, load
+from services.settings.reader import environment_of
 
 EXIT_BROKE = 70
 """EX_SOFTWARE: whoever supervises us starts us again."""
@@ -25,7 +27,15 @@ def main(arguments: list[str]) -> int:
             return run_pod(load(EngineSettings), name, socket.socket(fileno=int(listener)), int(pipe))
         from services.engine.runner import Runner  # noqa: PLC0415 - likewise
 
-        return Runner(load(RunnerSettings)).run()
+        if arguments[:1] == ["check"]:
+            from services.engine.succession import check  # noqa: PLC0415 - likewise
+
+            return check(load(RunnerSettings))
+        if arguments[:1] == ["succeed"]:
+            from services.engine.succession import inherit  # noqa: PLC0415 - likewise
+
+            return Runner(load(RunnerSettings), inherit(int(arguments[1]))).run()
+        return Runner(load(RunnerSettings, environment_of("runner"))).run()
     except SettingsError as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1

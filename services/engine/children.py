@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -12,18 +13,39 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import Struct
+
+from services.engine.backends import can_fork, preimport
+from services.settings.reader import as_environment
+from services.telemetry.logging import get_logger
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.settings import RunnerSettings
+
+log = get_logger()
 
 How = Literal["fork", "exec"]
 _MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
+class Adopted(Struct, frozen=True, kw_only=True):
+    """What a runner that replaces its own program hands on of a pod process, which stays its child."""
+
+    pid: int
+    port: int
+    pipe: int
+    started_at: float
+    state: str
+    pending: str = ""
+
+
 class Child:
     """A pod process of this runner: its pid, its port, and the pipe on which it beats."""
 
-    def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None) -> None:
-        """`process` is set for an executed pod; a forked one is waited for by its pid."""
+    def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        """`process` is set for a pod that this program executed; any other is waited for by its pid."""
         self.name, self.pid, self.port, self.pipe = name, pid, port, pipe
         self.started_at = time.time()
         self.heard_at = time.monotonic()
@@ -33,6 +55,20 @@ class Child:
         self.killed_for = ""
         self._process = process
         self._pending = b""
+
+    @classmethod
+    def adopt(cls, name: str, known: Adopted) -> Child:
+        """The same process, known to the program that took over."""
+        os.set_inheritable(known.pipe, False)
+        child = cls(name, known.pid, known.port, known.pipe)
+        child.started_at, child.state, child._pending = known.started_at, known.state, known.pending.encode()
+        return child
+
+    def hand_over(self) -> Adopted:
+        """What `adopt` needs; its pipe survives the change of programs."""
+        os.set_inheritable(self.pipe, True)
+        pending = self._pending.decode(errors="replace")
+        return Adopted(pid=self.pid, port=self.port, pipe=self.pipe, started_at=self.started_at, state=self.state, pending=pending)
 
     def hear(self) -> None:
         """Reads what the pod said since the last call."""
@@ -76,11 +112,9 @@ class Child:
         os.close(self.pipe)
 
 
-def start(settings: RunnerSettings, name: str, port: int, how: How) -> Child:
-    """Starts a pod that listens on `port` of POD_HOST (0: a free one). Raises `OSError` if the port cannot be had."""
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.pod_host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.pod_host, port))
+def start(settings: RunnerSettings, name: str, ports: Sequence[int], how: How) -> Child:
+    """Starts a pod that listens on the first port of `ports` (0: any) that is free on POD_HOST. Raises `OSError` if none is."""
+    listener = _listen(settings.pod_host, ports)
     hears, says = os.pipe()
     os.set_blocking(hears, False)
     try:
@@ -92,15 +126,25 @@ def start(settings: RunnerSettings, name: str, port: int, how: How) -> Child:
         listener.close()  # with it open here a dead pod's port would take connections that nobody answers
 
 
+def _listen(host: str, ports: Sequence[int]) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for port in ports:
+        with suppress(*[OSError] if port != ports[-1] else []):
+            listener.bind((host, port))
+            return listener
+    raise AssertionError("the last port is taken, or says why not")
+
+
 def _execute(settings: RunnerSettings, name: str, listener: socket.socket, _: int, says: int) -> tuple[int, subprocess.Popen[bytes]]:
-    log = _open_log(settings, name)
+    output = _open_log(settings, name)
     command = [sys.executable, "-m", "services.engine", "pod", name, str(listener.fileno()), str(says)]
-    environment = os.environ | {"NUM_THREADS": str(threads_per_pod(settings))}
+    environment = os.environ | as_environment(settings)
     try:
-        process = subprocess.Popen(command, pass_fds=(listener.fileno(), says), stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, pass_fds=(listener.fileno(), says), stdout=output, stderr=output, env=environment)
     finally:
-        if log is not None:
-            os.close(log)
+        if output is not None:
+            os.close(output)
     return process.pid, process
 
 
@@ -121,19 +165,17 @@ def _fork(settings: RunnerSettings, name: str, listener: socket.socket, hears: i
 
 
 def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says: int) -> int:
-    import msgspec  # noqa: PLC0415 - imported already; only the child needs the name
-
-    from services.engine.pod import run_pod  # noqa: PLC0415 - likewise
+    from services.engine.pod import run_pod  # noqa: PLC0415 - imported already; only the child needs the name
 
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
-    log = _open_log(settings, name)
-    if log is not None:
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
-    return run_pod(msgspec.structs.replace(settings, num_threads=threads_per_pod(settings)), name, listener, says)
+    output = _open_log(settings, name)
+    if output is not None:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+    return run_pod(settings, name, listener, says)
 
 
 def _open_log(settings: RunnerSettings, name: str) -> int | None:
@@ -147,6 +189,34 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
 
-def threads_per_pod(settings: RunnerSettings) -> int:
+def how_of(settings: RunnerSettings) -> How:
+    """How pods with these settings start."""
+    return "fork" if settings.pod_start != "exec" and can_fork(settings) else "exec"
+
+
+def warm_up(settings: RunnerSettings) -> None:
+    """Imports what every fork then has."""
+    from services.engine import pod  # noqa: F401, PLC0415 - only a runner that forks needs it
+
+    start = time.monotonic()
+    preimport(settings)
+    # What is here now lives as long as the pods: leave it out of their collections, which would copy its pages.
+    gc.collect()
+    gc.freeze()
+    log.info("runner.imported", seconds=round(time.monotonic() - start, 1))
+
+
+def threads_per_pod(settings: RunnerSettings, num_pods: int) -> int:
     """NUM_THREADS, or an equal share of the cores: threads beyond the cores cost a factor, not per cent."""
-    return settings.num_threads or max(1, len(os.sched_getaffinity(0)) // settings.pods)
+    return settings.num_threads or max(1, len(os.sched_getaffinity(0)) // num_pods)
+
+
+def last_line(settings: RunnerSettings, name: str) -> str:
+    """The last line of a pod's own log, as far as it has one: what a process that broke said last."""
+    path = Path(settings.pod_log_dir) / f"{name}.log"
+    if not settings.pod_log_dir or not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")

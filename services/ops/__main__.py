@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.ops import keys
+from services.ops.interrupts import stop_on_signals
 from services.ops.plan import find_state, read_plan
 from services.ops.state import ROOT, OpsError
 from services.settings import SettingsError
 from services.version import version
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from services.ops.logs import Line
 
 NOT_READY, NOTHING_RUNS = 1, 3
@@ -51,7 +49,7 @@ def up(
     """Start pods, edge and Envoy; stay in the foreground until Ctrl-C."""
     from services.ops.up import up as run  # noqa: PLC0415 - each command imports only what it needs
 
-    _stop_on_signals()
+    stop_on_signals()
     run(read_plan(), is_detached=detach)
 
 
@@ -64,11 +62,27 @@ def down() -> None:
 
 
 @app.command()
-def restart(name: Annotated[str, typer.Argument(help="envoy.")]) -> None:
-    """Replace a part by a new process that reads its files anew: no connection is refused, streams that run go on."""
+def restart(
+    name: Annotated[str, typer.Argument(metavar="[pods|edge|envoy|tools]", help="All of them, in this order, if left out.")] = "",
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds that each new pod may take until it serves.")] = 600,
+) -> None:
+    """Replace parts by new processes with new code and settings; no request is lost. Exit code 1: what ran before goes on, and why."""
     from services.ops.restart import restart as run  # noqa: PLC0415
 
-    run(read_plan(), name)
+    stop_on_signals()
+    run(name, timeout)
+
+
+@app.command()
+def scale(
+    number: Annotated[int, typer.Argument(help="Pods that there shall be until `convoy down`.")],
+    timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds until that is to be true.")] = 600,
+) -> None:
+    """Start more pods, or let some finish their requests and end. Exit code 1: there are as many as before, and why."""
+    from services.ops.scale import scale as run  # noqa: PLC0415
+
+    stop_on_signals()
+    run(find_state(), number, timeout)
 
 
 @app.command()
@@ -118,6 +132,8 @@ def status(
         terminal.show(table(found))
         for problem in found.problems:
             terminal.say(f"edge: {problem}")
+        if found.roll:
+            terminal.say(found.roll)
         terminal.say(f"{found.url} is {'ready' if found.ready else 'not ready'}")
     raise typer.Exit(0 if found and found.ready else NOT_READY if found or strays else NOTHING_RUNS)
 
@@ -196,7 +212,7 @@ def doctor(
     """Prove each policy of the running stack by doing. Exit code 0: all is well; 1: something is not; 3: nothing runs."""
     from services.ops.doctor.command import doctor as run  # noqa: PLC0415
 
-    _stop_on_signals()
+    stop_on_signals()
     raise typer.Exit(run(read_plan().state, is_json=as_json, is_quick=quick))
 
 
@@ -205,22 +221,6 @@ def _running_url() -> str:
     if run is None:
         raise OpsError("nothing runs; start it with `convoy up`, or name an address: convoy chat --url http://HOST:PORT")
     return run.url
-
-
-def _stop_on_signals() -> None:
-    """SIGTERM and SIGHUP stop `convoy up` and `convoy doctor` as Ctrl-C does; one that the caller chose to ignore (nohup) stays ignored."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    if number == signal.SIGHUP:
-        # The terminal is gone: writing to it would fail in the middle of stopping.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)
-    raise KeyboardInterrupt
 
 
 def main() -> None:

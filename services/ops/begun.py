@@ -61,6 +61,26 @@ def read(state: StateDir) -> Begun:
         return Begun()
 
 
+def shell_of(state: StateDir) -> dict[str, str]:
+    """What the shell of `convoy up` gave, and those of later restarts: it goes before `.env` for as long as the stack runs."""
+    begun = read(state)
+    return {name: str(begun.settings[name]) for name in begun.of_the_shell if name in begun.settings}
+
+
+def note(state: StateDir, plan: Plan, kinds: set[str]) -> None:
+    """New processes began with what the plan says, in the settings of these kinds."""
+    begun, when = read(state), applies()
+    fresh = {name: value for name, value in values(plan).items() if when[name] in kinds}
+    of_the_shell = {*begun.of_the_shell, *(name for name in names_of_the_shell(plan.env) if name in fresh)}
+    write(state, Begun(begun.settings | fresh, tuple(sorted(of_the_shell))))
+
+
+def note_number(state: StateDir, number: int) -> None:
+    """So many pods are there, or come."""
+    begun = read(state)
+    write(state, Begun(begun.settings | {"PODS": number}, begun.of_the_shell))
+
+
 def note_restart(state: StateDir) -> None:
     """A new Envoy began with what the edge had taken over by then."""
     begun, taken = read(state), edge_told.read(state).settings

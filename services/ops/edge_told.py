@@ -41,6 +41,7 @@ class PodSaid(Struct, frozen=True):
 class EdgeTold(Struct, frozen=True):
     """The whole file. `settings`: the values in force of those that change while it runs."""
 
+    updated_at: float = 0
     pods: list[PodSaid] = []
     num_retries: int = 0
     num_clients: int | None = None

@@ -20,7 +20,7 @@ from services.ops.plan import env_file_for, find_state, read_plan
 from services.ops.state import ROOT
 from services.ops.terminal import Terminal
 from services.settings import SettingsError
-from services.settings.common import LIVE, RESTART_ENVOY, START
+from services.settings.common import LIVE, RESTART_ENVOY, SCALE, START
 from services.settings.reader import line_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NOTHING_RUNS = 3
 IN_FORCE, REFUSED, PENDING = "in force", "refused", "not taken over"
+_TAKEN_OVER = {LIVE["applies"], RESTART_ENVOY["applies"]}
 _WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 
@@ -139,12 +140,11 @@ def verdict(report: Report) -> list[str]:
 def _settings(wanted: Begun, at_start: Begun, told: EdgeTold, state: StateDir) -> list[Setting]:
     applies = begun.applies()
     found = []
-    fixed = {*at_start.of_the_shell, *wanted.of_the_shell}
     for name, value in wanted.settings.items():
         before = at_start.settings.get(name, value)
-        when = START["applies"] if name in fixed else applies[name]
+        when = _applies(name, value, applies[name], at_start, wanted)
         taken = told.settings.get(name)
-        if when != START["applies"] and taken != value:
+        if when in _TAKEN_OVER and taken != value:
             found.append(Setting(name, before if taken is None else taken, value, PENDING))
         elif value != before:
             is_live = (when == LIVE["applies"] and told.is_agreed) or (
@@ -152,6 +152,15 @@ def _settings(wanted: Begun, at_start: Begun, told: EdgeTold, state: StateDir) -
             )
             found.append(Setting(name, before, value, IN_FORCE if is_live else PENDING if when == LIVE["applies"] else when))
     return found
+
+
+def _applies(name: str, value: Value, when: str, at_start: Begun, wanted: Begun) -> str:
+    """When a changed value is in force. What a shell gave at the start stays, unless a shell gives another value at a restart."""
+    if name in at_start.of_the_shell and name not in wanted.of_the_shell:
+        return START["applies"]
+    if name in wanted.of_the_shell and when in _TAKEN_OVER:
+        return START["applies"]  # the edge reads them in .env alone
+    return f"{when} {value}" if when == SCALE["applies"] else when
 
 
 def _file(path: Path, told: EdgeTold, state: StateDir) -> File | None:

@@ -1,94 +1,71 @@
-"""`convoy restart envoy`: a new Envoy takes over from the running one, and the command tells whether it did."""
+"""`convoy restart`: parts of the running stack, or all in order, replaced by new processes while clients are served."""
 
 from __future__ import annotations
 
-import sys
-import time
+import os
 from typing import TYPE_CHECKING
 
-import msgspec
-import psutil
-
-from services.ops import begun, probe, processes, supervisor_client
+from services.ops import begun, start
+from services.ops.plan import find_state, merge, read_plan
+from services.ops.restart_edge import restart_edge, restart_tools
+from services.ops.restart_envoy import restart_envoy
+from services.ops.restart_pods import restart_pods
 from services.ops.state import OpsError
 from services.ops.terminal import Terminal
+from services.settings.common import RESTART_ALL, RESTART_EDGE, RESTART_PODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from services.ops.envoy_record import EnvoyRecord
     from services.ops.plan import Plan
     from services.ops.state import Run, StateDir
 
-_ALLOWED = ("envoy",)
-_POLL_SECONDS = 0.05
-
-# Above the time that Envoy's parent gives the new one.
-_MAX_WAIT_SECONDS = 75.0
+ALLOWED = ("pods", "edge", "envoy", "tools")
+"""In this order when all are restarted: what answers first, then what sends to it."""
 
 
-class _Options(msgspec.Struct, frozen=True):
-    restart_epoch: int = 0
-
-
-class _ServerInfo(msgspec.Struct, frozen=True):
-    """What Envoy says of itself; `state` is LIVE once it serves."""
-
-    state: str = ""
-    command_line_options: _Options = _Options()
-
-
-def restart(plan: Plan, name: str) -> None:
-    """Restarts `name` and says what came of it; raises `OpsError` with the reason if the old process serves on."""
-    if name not in _ALLOWED:
-        raise OpsError(f"`convoy restart {name}` is not possible; what can be restarted: {', '.join(_ALLOWED)}")
-    if sys.platform != "linux":
-        raise OpsError("Envoy can be replaced while it serves on Linux only; use `convoy down` and `convoy up`")
-    state = plan.state
-    run = state.run()
-    if run is None or processes.supervisor(processes.find(state.path)) is None:
+def restart(name: str, limit_seconds: float, environ: Mapping[str, str] | None = None) -> None:
+    """Restarts `name`, or everything if it is empty; raises `OpsError` with the reason if what ran before goes on."""
+    if name and name not in ALLOWED:
+        raise OpsError(f"`convoy restart {name}` is not possible; what can be restarted: {', '.join(ALLOWED)}; without a name, all of them")
+    shell, terminal = os.environ if environ is None else environ, Terminal()
+    state = find_state(shell)
+    run = start.running(state)
+    if run is None:
         raise OpsError("nothing runs; start it with `convoy up`")
-    began = time.monotonic()
     with state.lock():
-        envoy = _replace(state, run)
-        begun.note_restart(state)
-    Terminal().say(
-        f"Envoy was replaced in {time.monotonic() - began:.1f} s without a pause: epoch {envoy.epoch} (pid {envoy.pid}) serves; "
-        f"streams that the one before has begun go on, for {envoy.parent_shutdown_seconds} s at most"
-    )
+        for step in [name] if name else ALLOWED:
+            plan = again(state, shell)
+            kinds = {RESTART_ALL["applies"]} if not name else set()
+            try:
+                terminal.say(_STEPS[step](plan, state.run() or run, kinds, limit_seconds, terminal))
+            except KeyboardInterrupt:
+                raise OpsError(f"stopped at: {step}; what came before it was replaced, what comes after it was not") from None
+            finally:
+                terminal.settle()
+        if not name:
+            begun.note(state, again(state, shell), {RESTART_ALL["applies"]})
 
 
-def _replace(state: StateDir, run: Run) -> EnvoyRecord:
-    before = state.envoy()
-    try:
-        parent = supervisor_client.programs(state.socket)["envoy"].pid
-        supervisor_client.send_signal(state.socket, "envoy", "HUP")
-    except supervisor_client.SupervisorUnreachableError as error:
-        raise OpsError(f"Envoy does not run ({error}); see `convoy status`") from error
-
-    def is_answered() -> bool:
-        if not psutil.pid_exists(parent):
-            raise OpsError(f"Envoy was not replaced: its parent ended meanwhile (log: {state.logs / 'envoy.log'}); see `convoy status`")
-        return state.envoy().answered > before.answered
-
-    _until(is_answered, state)
-    envoy = state.envoy()
-    if envoy.refusal:
-        raise OpsError(f"Envoy was not replaced, the one before serves on: {envoy.refusal} (log: {state.logs / 'envoy.log'})")
-    _until(lambda: _info(run) == _ServerInfo("LIVE", _Options(envoy.epoch)), state)
-    return envoy
+def again(state: StateDir, shell: Mapping[str, str]) -> Plan:
+    """The plan of now. What the shell of `convoy up` gave stays, before `.env`, unless this shell gives another value."""
+    return read_plan(merge(shell, begun.shell_of(state)))
 
 
-def _until(condition: Callable[[], bool], state: StateDir) -> None:
-    deadline = time.monotonic() + _MAX_WAIT_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise OpsError(f"no new Envoy serves after {_MAX_WAIT_SECONDS:g} s; see `convoy status` and {state.logs / 'envoy.log'}")
-        time.sleep(_POLL_SECONDS)
+def _pods(plan: Plan, run: Run, kinds: set[str], limit_seconds: float, terminal: Terminal) -> str:
+    return restart_pods(plan, run, kinds | {RESTART_PODS["applies"]}, limit_seconds, terminal)
 
 
-def _info(run: Run) -> _ServerInfo:
-    try:
-        return msgspec.json.decode(probe.get("127.0.0.1", run.admin_port, "/server_info")[1], type=_ServerInfo)
-    except msgspec.DecodeError:
-        return _ServerInfo()
+def _edge(plan: Plan, _run: Run, kinds: set[str], _limit: float, terminal: Terminal) -> str:
+    return restart_edge(plan, kinds | {RESTART_EDGE["applies"]}, terminal.progress)
+
+
+def _envoy(plan: Plan, run: Run, _kinds: set[str], _limit: float, _terminal: Terminal) -> str:
+    return restart_envoy(plan.state, run)
+
+
+def _tools(plan: Plan, run: Run, _kinds: set[str], _limit: float, terminal: Terminal) -> str:
+    return restart_tools(plan.state, run, terminal.progress)
+
+
+_STEPS: dict[str, Callable[[Plan, Run, set[str], float, Terminal], str]] = {"pods": _pods, "edge": _edge, "envoy": _envoy, "tools": _tools}

@@ -168,7 +168,7 @@ def _waiting_for(known: PodsFile, launched: Launch) -> str:
         return "starting the runner"
     states = zip(known.pods, probe.readiness(known.pods), strict=True)
     loading = [(pod, said) for pod, said in states if said.state != "ready" and not pod.restarts]
-    missing = launched.run.pods - len(known.pods)
+    missing = launched.run.pods - len({pod.name for pod in known.pods} | {loop.name for loop in known.loops})
     texts = [f"{pod.name}: {said.progress or 'starting'}" for pod, said in loading]
     return ", ".join(texts + ([f"{missing} more pods to start"] if missing > 0 else []))
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from services import pods_file
+from services import pods_file, pods_wanted
 from services.files import write_atomically
 from services.ops import envoy_record
 from services.ops.envoy_record import EnvoyRecord
 from services.pods_file import PodsFile
+from services.settings.reader import given_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,7 +149,10 @@ class StateDir:
             envoy_record.NAME,
             "edge.json",
             "begun.json",
-            "pods_wanted",
+            pods_wanted.NUMBER_NAME,
+            pods_wanted.RESTART_NAME,
+            given_path(self.path, "runner").name,
+            given_path(self.path, "edge").name,
             "supervisord.conf",
             "supervisord.pid",
         ):

@@ -11,14 +11,19 @@ from services.ops import edge_told, probe, processes, supervisor_client
 from services.ops.state import PROGRAMS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from services.ops.state import Run, StateDir
-    from services.pods_file import PodEntry
+    from services.pods_file import CrashLoop, PodEntry, PodsFile
 
 
 class Row(Struct, frozen=True):
-    """One program or pod. `uptime_seconds` is 0 for one that does not run; `last_exit` says how its process before this one ended."""
+    """One program or pod. `uptime_seconds` is 0 for one that does not run; `last_exit` says how its process before this one ended.
+
+    `next_try_at`: of a pod in a crash loop, in Unix seconds, 0 while it is being tried. `is_leaving`: it shall end, another has its place.
+    """
 
     name: str
     state: str
@@ -28,6 +33,8 @@ class Row(Struct, frozen=True):
     restarts: int
     last_exit: str
     log: str
+    next_try_at: float = 0
+    is_leaving: bool = False
 
     @property
     def is_well(self) -> bool:
@@ -38,7 +45,7 @@ class Row(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """The whole stack; `ready` means that all that serves is well and a request through Envoy reaches a pod.
 
-    `problems`: what the edge cannot put in force, one line each.
+    `problems`: what the edge cannot put in force, one line each. `roll`: how far a restart of all pods is; empty if none is under way.
     """
 
     url: str
@@ -46,6 +53,7 @@ class Status(Struct, frozen=True):
     programs: list[Row]
     pods: list[Row]
     problems: list[str] = []
+    roll: str = ""
 
 
 def gather(state: StateDir) -> Status | None:
@@ -53,11 +61,23 @@ def gather(state: StateDir) -> Status | None:
     run = state.run()
     if run is None or processes.supervisor(processes.find(state.path)) is None:
         return None
-    programs, pods = _programs(state, run), _pods(state)
+    known = state.pods()
+    programs, pods = _programs(state, run), _pods(state, known)
+    roll = (
+        f"{known.roll.replaced} of {known.roll.total} pods replaced; {known.roll.progress}" if known.roll and not known.roll.is_over else ""
+    )
     serving = [row for row in programs if row.name in PROGRAMS]
     problems = edge_told.problems(state, time.time())
-    is_well = not problems and all(row.is_well for row in serving + pods) and len(pods) == run.pods and probe.is_ready(run.url)
-    return Status(run.url, is_well, programs, pods, problems)
+    is_well = not problems and all(row.is_well for row in serving) and _are_well(pods, run.pods, is_rolling=bool(roll))
+    return Status(run.url, is_well and probe.is_ready(run.url), programs, pods, problems, roll)
+
+
+def _are_well(pods: Sequence[Row], number: int, *, is_rolling: bool) -> bool:
+    """Whether as many serve as there shall be; while all are replaced one by one, one more may be coming up."""
+    staying = [row for row in pods if not row.is_leaving]
+    if is_rolling:
+        return len({row.name for row in staying if row.is_well}) == number
+    return len(staying) == number and all(row.is_well for row in staying)
 
 
 def table(status: Status) -> Table:
@@ -73,8 +93,13 @@ def table(status: Status) -> Table:
         colour = "green" if row.is_well else "yellow"
         restarts = (str(row.restarts), row.last_exit) if has_restarts else ()
         uptime = duration(row.uptime_seconds) if row.pid else "-"
-        result.add_row(row.name, f"[{colour}]{row.state}[/]", row.address, str(row.pid or "-"), uptime, *restarts, row.log)
+        result.add_row(row.name, f"[{colour}]{_state(row)}[/]", row.address, str(row.pid or "-"), uptime, *restarts, row.log)
     return result
+
+
+def _state(row: Row) -> str:
+    wait = max(0.0, row.next_try_at - time.time())
+    return f"{row.state}, next try in {wait:.0f} s" if row.next_try_at else row.state
 
 
 def duration(seconds: float) -> str:
@@ -117,19 +142,29 @@ def _programs(state: StateDir, run: Run) -> list[Row]:
     return rows
 
 
-def _pods(state: StateDir) -> list[Row]:
-    pods = state.pods().pods
-    return [_pod_row(state, pod, said) for pod, said in zip(pods, probe.readiness(pods), strict=True)]
+def _pods(state: StateDir, known: PodsFile) -> list[Row]:
+    loops = {loop.name: loop for loop in known.loops}
+    rows = [
+        _pod_row(state, pod, said, loops.pop(pod.name, None)) for pod, said in zip(known.pods, probe.readiness(known.pods), strict=True)
+    ]
+    return rows + [_loop_row(state, loop) for loop in loops.values()]
 
 
-def _pod_row(state: StateDir, pod: PodEntry, said: probe.Readiness) -> Row:
+def _pod_row(state: StateDir, pod: PodEntry, said: probe.Readiness, loop: CrashLoop | None) -> Row:
+    shown = f"{said.state}: {said.progress}" if said.state in {"loading", "warming", "stalled"} and said.progress else said.state
     return Row(
         name=pod.name,
-        state=f"{said.state}: {said.progress}" if said.state in {"loading", "warming", "stalled"} and said.progress else said.state,
+        state=f"crash loop, {shown}" if loop and said.state != "ready" else shown,
         address=f"{pod.host}:{pod.port}",
         pid=pod.pid,
         uptime_seconds=time.time() - pod.started_at,
         restarts=pod.restarts,
         last_exit=pod.last_exit,
         log=str(state.logs / f"{pod.name}.log"),
+        is_leaving=pod.is_leaving,
     )
+
+
+def _loop_row(state: StateDir, loop: CrashLoop) -> Row:
+    log = str(state.logs / f"{loop.name}.log")
+    return Row(loop.name, "crash loop", "", 0, 0, loop.restarts, loop.last_exit, log, next_try_at=loop.next_try_at)

@@ -65,19 +65,28 @@ class Overseer(Supervisor):  # type: ignore[misc] # supervisor has no annotation
         super().__init__(options)
         self.state_dir = state_dir
         self.histories: dict[str, History] = {}
+        self.stopped: set[str] = set()
 
     def runforever(self) -> None:
         """Runs until told to stop; subscribes here because `run` forgets all subscribers first."""
         events.subscribe(events.ProcessStateStartingEvent, self.on_start)
+        events.subscribe(events.ProcessStateStoppedEvent, self.on_stop)
         events.subscribe(events.ProcessStateExitedEvent, self.on_end)
         events.subscribe(events.ProcessStateFatalEvent, self.on_end)
         super().runforever()
 
     def on_start(self, event: events.ProcessStateEvent) -> None:
-        """Counts a start: the first is none, each later one is a restart with a reason."""
+        """Counts a start: the first is none, nor is one that somebody asked for, each later one is a restart with a reason."""
         name = event.process.config.name
         known = self.histories.get(name)
+        if name in self.stopped:
+            self.stopped.remove(name)
+            return
         self._note(name, History(known.restarts + 1, self.options.ends.get(name, "")) if known else History())
+
+    def on_stop(self, event: events.ProcessStateEvent) -> None:
+        """Remembers that a program was told to stop: it did not die."""
+        self.stopped.add(event.process.config.name)
 
     def on_end(self, event: events.ProcessStateEvent) -> None:
         """Notes an end that is final: given up, or an exit code that says so."""

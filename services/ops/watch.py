@@ -11,11 +11,11 @@ from services.ops.state import PROGRAMS, History, OpsError
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from services.ops.state import StateDir
     from services.ops.terminal import Terminal
-    from services.pods_file import PodEntry
+    from services.pods_file import CrashLoop, PodEntry, Roll
 
 _PERIOD_SECONDS = 1.0
 
@@ -47,24 +47,43 @@ class Seen:
 
     restarts: dict[str, int] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
+    roll: Roll | None = None
 
 
-def events(seen: Seen, pods: tuple[PodEntry, ...], said: list[probe.Readiness], histories: dict[str, History]) -> Iterator[str]:
-    """What happened since the last look, in words; `seen` is brought up to date."""
+def events(
+    seen: Seen, pods: tuple[PodEntry, ...], said: list[probe.Readiness], histories: dict[str, History], loops: Sequence[CrashLoop] = ()
+) -> Iterator[str]:
+    """What happened since the last look, in words; `seen` is brought up to date. Of a pod that is being replaced, what serves counts."""
     ends = {name: (history.restarts, history.last_exit) for name, history in histories.items()}
-    ends |= {pod.name: (pod.restarts, pod.last_exit) for pod in pods}
+    ends |= {loop.name: (loop.restarts, loop.last_exit) for loop in loops}
+    ends |= {pod.name: (pod.restarts, pod.last_exit) for pod in pods if not pod.is_leaving}
     for name, (restarts, last_exit) in ends.items():
         if restarts > seen.restarts.get(name, 0):
             yield f"{name} died ({last_exit or 'reason unknown'}), started again"
         seen.restarts[name] = restarts
+    states: dict[str, str] = {}
     for pod, readiness in zip(pods, said, strict=True):
-        before = seen.states.get(pod.name)
-        if before is not None and before != readiness.state:
-            yield f"{pod.name} is {readiness.state}"
-        seen.states[pod.name] = readiness.state
-    for name in seen.states.keys() - {pod.name for pod in pods}:
+        if states.get(pod.name) != "ready":
+            states[pod.name] = readiness.state
+    states |= {loop.name: "in a crash loop" for loop in loops if states.get(loop.name) != "ready"}
+    for name, state in states.items():
+        before = seen.states.get(name)
+        if before is not None and before != state:
+            yield f"{name} is {state}"
+        seen.states[name] = state
+    for name in seen.states.keys() - states.keys():
         del seen.states[name]
         yield f"{name} is gone"
+
+
+def roll_events(seen: Seen, roll: Roll | None) -> Iterator[str]:
+    """Likewise of a restart of all pods."""
+    if roll is not None and (seen.roll is None or (seen.roll.id, seen.roll.state) != (roll.id, roll.state)):
+        words = {"rolling": "pods are being replaced, one after the other", "done": "all pods were replaced"}
+        words |= {"taking back": f"{roll.reason}; taking back what was replaced", "failed": f"the pods were not replaced: {roll.reason}"}
+        if roll.state in words:
+            yield words[roll.state]
+    seen.roll = roll
 
 
 def line(totals: Totals, tokens_per_second: float, work: list[probe.Work | None], said: list[probe.Readiness]) -> str:
@@ -81,10 +100,11 @@ def watch(state: StateDir, supervisor: subprocess.Popen[bytes], terminal: Termin
     totals, seen = Totals(), Seen()
     tokens_before, looked_at = None, time.monotonic()
     while supervisor.poll() is None:
-        pods = state.pods().pods
+        known = state.pods()
+        pods = known.pods
         said, work = probe.readiness(pods), probe.work(pods)
         totals.add(pods, work)
-        for event in events(seen, pods, said, state.histories()):
+        for event in (*events(seen, pods, said, state.histories(), known.loops), *roll_events(seen, known.roll)):
             terminal.event(event)
         now = time.monotonic()
         speed = 0.0 if tokens_before is None else (totals.tokens - tokens_before) / (now - looked_at)

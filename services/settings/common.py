@@ -13,8 +13,14 @@ Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 LIVE = {"applies": "live"}
 """A change in .env is in force within a second, while everything runs; the others wait for what `applies` names."""
 RESTART_ENVOY = {"applies": "convoy restart envoy"}
+RESTART_PODS = {"applies": "convoy restart pods"}
+"""What holds for the pods' settings where nothing is said."""
+RESTART_EDGE = {"applies": "convoy restart edge"}
+RESTART_ALL = {"applies": "convoy restart"}
+"""Read by pods and edge, or by every process."""
+SCALE = {"applies": "convoy scale"}
 START = {"applies": "convoy down, convoy up"}
-"""What holds where nothing is said."""
+"""What holds for all other settings where nothing is said."""
 SECRET = {**START, "secret": True}
 """Neither printed nor passed on to processes."""
 
@@ -24,11 +30,13 @@ class CommonSettings(Struct, frozen=True, kw_only=True):
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="Least severe log record that is written."),
+        Meta(description="Least severe log record that is written.", extra=RESTART_ALL),
     ] = "info"
-    log_format: Annotated[Literal["json", "console"], Meta(description="One JSON object a line, or text for people.")] = "json"
+    log_format: Annotated[
+        Literal["json", "console"], Meta(description="One JSON object a line, or text for people.", extra=RESTART_ALL)
+    ] = "json"
     state_dir: Annotated[
-        str, Meta(min_length=1, description="Folder of run-time state: logs, Envoy's live files, the pods file, process ids.")
+        str, Meta(min_length=1, description="Folder of run-time state: logs, Envoy's live files, the pods file, process ids.", extra=START)
     ] = ".convoy"
 
 
@@ -41,6 +49,7 @@ class TelemetrySettings(CommonSettings, frozen=True, kw_only=True):
             pattern=r"^$|^http://[^/\s]+/?$",
             description="Base address of a collector's OTLP/HTTP receiver, such as http://127.0.0.1:4318; empty sends nothing. "
             "`convoy up` sets it where it starts a collector.",
+            extra=START,
         ),
     ] = ""
     trace_sample_percent: Annotated[
@@ -64,29 +73,34 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
         int, Meta(ge=0, le=100_000, description="Requests that wait in one pod for a slot; one more is answered 429 queue_full.")
     ] = 64
     max_body_bytes: Annotated[
-        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
+        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.", extra=RESTART_ALL)
     ] = 8 * 1024 * 1024
     queue_timeout_seconds: Annotated[
         Seconds,
         Meta(
-            description="Longest wait for a slot; what would wait longer is answered 429 deadline_unreachable, at once if it can be told."
+            description="Longest wait for a slot; what would wait longer is answered 429 deadline_unreachable, at once if it can be told.",
+            extra=RESTART_ALL,
         ),
     ] = 10
     keepalive_seconds: Annotated[
         Seconds,
-        Meta(description="A stream silent for so long sends a `: keepalive` comment, before its first token together with its headers."),
+        Meta(
+            description="A stream silent for so long sends a `: keepalive` comment, before its first token together with its headers.",
+            extra=RESTART_ALL,
+        ),
     ] = 15
     first_token_timeout_seconds: Annotated[
         Seconds, Meta(description="A stream without response headers for so long is tried on another pod.", extra=LIVE)
     ] = 20
     hang_timeout_seconds: Annotated[
-        Seconds, Meta(description="A pod whose event loop is silent for so long is killed and started again.")
+        Seconds, Meta(description="A pod whose event loop is silent for so long is killed and started again.", extra=RESTART_ALL)
     ] = 30
     stall_timeout_seconds: Annotated[
         Seconds,
         Meta(
             description="A generation without a token for so long, reading its prompt included, ends with 500 engine_error. If the engine "
-            "stands still the pod is not ready, and starts anew unless it works again within the same time."
+            "stands still the pod is not ready, and starts anew unless it works again within the same time.",
+            extra=RESTART_ALL,
         ),
     ] = 60
     slow_client_timeout_seconds: Annotated[
@@ -99,7 +113,9 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
             extra=LIVE,
         ),
     ] = 600
-    drain_timeout_seconds: Annotated[Seconds, Meta(description="How long a stopping pod lets its running requests finish.")] = 30
+    drain_timeout_seconds: Annotated[
+        Seconds, Meta(description="How long a stopping pod lets its running requests finish.", extra=START)
+    ] = 30
 
     def problem(self) -> str | None:
         """The one-line reason why these values do not fit together, or None.

@@ -11,8 +11,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from services.settings.common import SECRET, CapacitySettings, CommonSettings, Port
+from services.settings.common import SCALE, SECRET, START, CapacitySettings, CommonSettings, Port
 from services.settings.edge import EdgeSettings
+
+MAX_PODS = 256
 
 
 class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
@@ -46,7 +48,12 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
         ),
     ] = 0
     num_threads: Annotated[
-        int, Meta(ge=0, le=1024, description="Compute threads of one pod; 0 means cores divided by PODS, at least 1.")
+        int,
+        Meta(
+            ge=0,
+            le=1024,
+            description="Compute threads of one pod; 0 means cores divided by the number of pods when it starts, at least 1.",
+        ),
     ] = 0
     store_url: Annotated[
         str,
@@ -98,21 +105,31 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
 class RunnerSettings(EngineSettings, frozen=True, kw_only=True):
     """The runner, parent of the pods of one machine."""
 
-    pods: Annotated[int, Meta(ge=1, le=256, description="Engine pods on this machine.")] = 2
+    pods: Annotated[int, Meta(ge=1, le=MAX_PODS, description="Engine pods on this machine.", extra=SCALE)] = 2
     pod_start: Annotated[
         Literal["auto", "fork", "exec"],
         Meta(description="How a pod starts: fork of the warmed runner (fast), exec of a new process; auto forks where that is possible."),
     ] = "auto"
-    pod_host: Annotated[str, Meta(min_length=1, description="Address on which pods listen.")] = "127.0.0.1"
+    pod_host: Annotated[str, Meta(min_length=1, description="Address on which pods listen.", extra=START)] = "127.0.0.1"
     pod_log_dir: Annotated[
-        str, Meta(description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.")
+        str,
+        Meta(
+            description="Folder of the pods' log files, one a pod; empty writes to the runner's output. `convoy up` sets it.", extra=START
+        ),
     ] = ""
-    pod_port: Annotated[Port, Meta(description="Port of the first pod, the next ones count up; 0 takes free ports.")] = 0
+    pod_port: Annotated[
+        Port,
+        Meta(
+            description="Port of the first pod, the next ones count up; 0 takes free ports. A pod that comes before its predecessor "
+            "has gone takes the next free one above.",
+        ),
+    ] = 0
     pod_name: Annotated[
         str,
         Meta(
             pattern=r"^$|^engine-[a-z0-9][a-z0-9.-]*$",
             description="Name of the one pod (PODS=1) of a container, engine-SOMETHING, different in each; empty: engine-1, engine-2, …",
+            extra=START,
         ),
     ] = ""
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from services.settings.common import LIVE, RESTART_ENVOY, CapacitySettings, Port, Seconds
+from services.settings.common import LIVE, RESTART_EDGE, RESTART_ENVOY, CapacitySettings, Port, Seconds
 
 
 class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
@@ -32,7 +32,10 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
         ),
     ] = ""
     edge_port: Annotated[
-        Port, Meta(description="Port of the edge's own metrics, on loopback (with STATS_ADDRESS: on HOST); 0 takes a free one.")
+        Port,
+        Meta(
+            description="Port of the edge's own metrics, on loopback (with STATS_ADDRESS: on HOST); 0 takes a free one.", extra=RESTART_EDGE
+        ),
     ] = 0
     clients_file: Annotated[
         str,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 import msgspec
 
 from services.settings import common, declared
-from services.settings.common import START
+from services.settings.common import LIVE, RESTART_ENVOY, RESTART_PODS, START
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +68,23 @@ def told_about(env_file: Path, shell: Mapping[str, str]) -> dict[str, str]:
     return {_ENV_FILE: str(env_file), _FROM_SHELL: ",".join(sorted(name for name in known_names() if shell.get(name, "").strip()))}
 
 
+def given_path(state_dir: Path, program: str) -> Path:
+    """Where the variables lie that a restart gave to `program` (runner, edge), beside those that it was started with first."""
+    return state_dir / f"settings-{program}.json"
+
+
+def given(state_dir: Path, program: str) -> dict[str, str]:
+    """Those variables; none where nothing was restarted."""
+    path = given_path(state_dir, program)
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else {}
+
+
+def environment_of(program: str) -> dict[str, str]:
+    """This process's environment, with what a restart gave `program`: who supervises it starts it with what it had at first."""
+    state_dir = load(common.CommonSettings, {"STATE_DIR": os.environ.get("STATE_DIR", "")}).state_dir
+    return {**os.environ, **given(Path(state_dir), program)}
+
+
 def env_file_of(env: Mapping[str, str] | None = None) -> Path | None:
     """The `.env` whose changes this process shall follow, if it was told of one."""
     path = (os.environ if env is None else env).get(_ENV_FILE)
@@ -80,9 +97,9 @@ def names_of_the_shell(env: Mapping[str, str]) -> frozenset[str]:
 
 
 def changeable(settings: common.CommonSettings) -> dict[str, Any]:
-    """Those values, by name, that may change while the process runs."""
-    fields = msgspec.structs.fields(type(settings))
-    return {field.name.upper(): getattr(settings, field.name) for field in fields if applies_of(field) != START["applies"]}
+    """Those values, by name, that the edge takes over while it runs."""
+    fields, kinds = msgspec.structs.fields(type(settings)), {LIVE["applies"], RESTART_ENVOY["applies"]}
+    return {field.name.upper(): getattr(settings, field.name) for field in fields if applies_of(field) in kinds}
 
 
 def load_again(cls: type[S], env_file: Path, env: Mapping[str, str] | None = None) -> S:
@@ -129,7 +146,13 @@ def help_of(field: msgspec.structs.FieldInfo) -> str:
 
 def applies_of(field: msgspec.structs.FieldInfo) -> str:
     """When a change of a field is in force: `live`, or the commands that it waits for."""
-    return next((m.extra["applies"] for m in _metas(field.type) if m.extra), START["applies"])
+    told = next((m.extra["applies"] for m in _metas(field.type) if m.extra), "")
+    return told or (RESTART_PODS if field.name in declared.RunnerSettings.__struct_fields__ else START)["applies"]
+
+
+def as_environment(settings: common.CommonSettings) -> dict[str, str]:
+    """The variables from which `load` makes these settings again."""
+    return {name.upper(): str(value) for name, value in msgspec.structs.asdict(settings).items()}
 
 
 def allowed_of(field: msgspec.structs.FieldInfo) -> str:
@@ -193,8 +216,12 @@ __all__ = [
     "SettingsError",
     "allowed_of",
     "applies_of",
+    "as_environment",
     "changeable",
     "env_file_of",
+    "environment_of",
+    "given",
+    "given_path",
     "help_of",
     "known_names",
     "line_of",

@@ -29,6 +29,7 @@ class EdgeMetrics:
         self.refused = Counter("convoy_edge_envoy_refused", "Updates that Envoy refused.", ["resource"], registry=self.registry)
         self.agreed = Gauge("convoy_edge_agreed", "1 when Envoy runs all that the edge has written.", registry=self.registry)
         self.pods = Gauge("convoy_edge_pods", "Pods by what they say of themselves.", ["state"], registry=self.registry)
+        self.crash_loops = Gauge("convoy_edge_crash_loops", "Pods that die again and again, in the runner's word.", registry=self.registry)
         self.clients = Gauge("convoy_edge_clients", "Clients known; -1 without a clients file.", registry=self.registry)
         for resource in RESOURCES:
             self.refused.labels(resource)
@@ -43,6 +44,7 @@ class EdgeMetrics:
         runs = (told["envoy"] or {}).get("runs")
         self.agreed.set(runs == told["written"])
         self.clients.set(-1 if told["num_clients"] is None else told["num_clients"])
+        self.crash_loops.set(told["num_crash_loops"])
         states = Count(pod["state"] for pod in told["pods"])
         for state in POD_STATES:
             self.pods.labels(state).set(states[state])

@@ -86,7 +86,7 @@ def test_each_changed_setting_says_when_it_applies(stack: Stack) -> None:
     stack.write(stack.env_file, "REQUEST_TIMEOUT_SECONDS=620\nPODS=3\nMAX_CONNECTIONS=100\nEJECT_AFTER_ERRORS=7\n")
     assert stack.reloaded("REQUEST_TIMEOUT_SECONDS") == (0, "REQUEST_TIMEOUT_SECONDS 610 620 in force")
     assert stack.reloaded("EJECT_AFTER_ERRORS") == (0, "EJECT_AFTER_ERRORS 5 7 in force")
-    assert stack.reloaded("PODS") == (0, "PODS 2 3 after `convoy down, convoy up`")
+    assert stack.reloaded("PODS") == (0, "PODS 2 3 after `convoy scale 3`")
     assert stack.reloaded("MAX_CONNECTIONS") == (0, "MAX_CONNECTIONS 8192 100 after `convoy restart envoy`")
     routes = (stack.convoy.state_dir / "xds" / "routes.json").read_text()
     assert '"timeout": "620s"' in routes, "what is said to be in force is what Envoy was given"

@@ -176,11 +176,9 @@ async def test_a_stream_ends_when_its_envoy_has_had_its_time() -> None:
 def test_what_cannot_be_restarted_is_said() -> None:
     """Another name, or nothing that runs, is one line and exit code 1."""
     with convoy() as running:
-        other = running.run("restart", "edge")
-        assert (other.returncode, other.stderr) == (
-            1,
-            "convoy: `convoy restart edge` is not possible; what can be restarted: envoy\n",
-        )
+        other = running.run("restart", "engine-1")
+        line = "convoy: `convoy restart engine-1` is not possible; what can be restarted: pods, edge, envoy, tools; without a name, all of "
+        assert (other.returncode, other.stderr) == (1, f"{line}them\n")
         nothing = running.run("restart", "envoy")
         assert (nothing.returncode, nothing.stderr) == (1, "convoy: nothing runs; start it with `convoy up`\n")
 

@@ -14,6 +14,7 @@ from services.ops.doctor.rows import table
 from services.ops.doctor.target import Target
 from services.ops.terminal import Terminal
 from services.settings import EdgeSettings, env_file_of, load, load_again
+from services.settings.reader import given
 
 if TYPE_CHECKING:
     from services.ops.doctor.rows import Report
@@ -35,8 +36,8 @@ def target_of(state: StateDir) -> Target | None:
     if run is None or supervisor is None:
         return None
     env = supervisor.environ()
-    env_file = env_file_of(env)
-    settings = load_again(EdgeSettings, env_file, env) if env_file else load(EdgeSettings, env)
+    env_file, now = env_file_of(env), env | given(state.path, "edge")
+    settings = load_again(EdgeSettings, env_file, now) if env_file else load(EdgeSettings, now)
     return Target(run.url, settings, env, state.envoy().pid, run.parts)
 
 

@@ -13,7 +13,8 @@ import msgspec
 from services import envoy_mark, pods_file
 from services.ops.doctor.rows import failed, ok
 from services.ops.doctor.visit import until
-from services.settings import SettingsError, env_file_of, read_env_file
+from services.settings import SettingsError, env_file_of, load, read_env_file
+from services.settings.common import LIVE
 from services.settings.declared import ALL
 from services.settings.reader import applies_of
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from services.ops.doctor.visit import Visit
 
 _SETTLE_SECONDS = 5.0
-_LIVE = "live"
-_MADE_AT_START = {"STATE_DIR", "POD_LOG_DIR"}
-_FREE_PORTS = {("PORT", "0"), ("ADMIN_PORT", "0")}
 
 _SCOPES = {
     "clusters": "cluster_manager.cds",
@@ -107,15 +105,16 @@ async def settings(visit: Visit) -> Finding:
     env, path = visit.target.env, env_file_of(visit.target.env)
     if path is None or not path.exists():
         return ok("there is no .env: settings are those of the start")
+    running = visit.target.read("begun.json")  # kept up by `convoy restart` and `convoy scale`
     try:
-        values = read_env_file(path)
+        values = {name: value for name, value in read_env_file(path).items() if value.strip()}
+        wanted = {name.upper(): value for kind in ALL for name, value in msgspec.structs.asdict(load(kind, {**env, **values})).items()}
     except SettingsError as error:
         return failed(str(error))
-    of_the_shell = set(env.get("CONVOY_SETTINGS_OF_THE_SHELL", "").split(","))
-    fields = [field for kind in ALL for field in msgspec.structs.fields(kind) if field.name.upper() not in of_the_shell | _MADE_AT_START]
-    kinds = {field.name.upper(): applies_of(field) for field in fields}
-    changed = [name for name, value in values.items() if value.strip() and env.get(name, "") != value and (name, value) not in _FREE_PORTS]
-    waiting = [f"{name}={values[name]} waits for `{kinds[name]}`" for name in changed if kinds.get(name, _LIVE) != _LIVE]
+    kinds = {field.name.upper(): applies_of(field) for kind in ALL for field in msgspec.structs.fields(kind)}
+    changed = [name for name in values if running.get("settings", {}).get(name, wanted[name]) != wanted[name]]
+    ours = [name for name in changed if name not in running.get("of_the_shell", [])]
+    waiting = [f"{name}={values[name]} waits for `{kinds[name]}`" for name in ours if kinds[name] != LIVE["applies"]]
     return failed("; ".join(waiting)) if waiting else ok(f"{len(values)} settings of {path.name} in force")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.settings import CommonSettings, EdgeSettings, EngineSettings, OpsSettings, RunnerSettings, SettingsError, load, read_env_file
+from services.settings.reader import as_environment, environment_of, given_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,3 +57,21 @@ def test_an_env_file_may_hold_settings_only(tmp_path: Path) -> None:
     path.write_text("POD=3\n")
     with pytest.raises(SettingsError, match="POD is not a setting"):
         read_env_file(path)
+
+
+def test_what_a_restart_gave_goes_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that its supervisor starts again, with the environment of the first time, has what a restart gave it since."""
+    monkeypatch.setenv("STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("MODEL_NAME", "first")
+    assert load(RunnerSettings, environment_of("runner")).model_name == "first"
+    given_path(tmp_path, "runner").write_text('{"MODEL_NAME": "second"}')
+    assert load(RunnerSettings, environment_of("runner")).model_name == "second"
+    assert environment_of("edge")["MODEL_NAME"] == "first"
+
+
+def test_settings_make_the_variables_that_make_them() -> None:
+    """What one process tells another in its environment is read there as it was meant."""
+    settings = load(
+        RunnerSettings, {"ENABLE_BACKPRESSURE": "no", "KEEPALIVE_SECONDS": "12.5", "FAKE_TOKENS_PER_SECOND": "1e9", "PODS": "3"}
+    )
+    assert load(RunnerSettings, as_environment(settings)) == settings
