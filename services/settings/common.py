@@ -104,7 +104,8 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
         ),
     ] = 60
     slow_client_timeout_seconds: Annotated[
-        Seconds, Meta(description="A client that reads nothing of a waiting answer for so long loses its connection.")
+        Seconds,
+        Meta(description="A client that reads nothing of a waiting answer for so long loses its connection.", extra=RESTART_ALL),
     ] = 60
     request_timeout_seconds: Annotated[
         Seconds,
