@@ -110,10 +110,10 @@ class TokenGenerator:
         if isinstance(completion.prompt, str):
             token_ids = await self._encode(num_bytes, self.tokenizer.encode, completion.prompt)
         else:
-            token_ids = list(completion.prompt)
-            largest = max(token_ids, default=0)
+            largest = max(completion.prompt, default=0)
             if largest >= self.info.vocabulary_size:
                 raise InvalidValue(f"prompt: token ids must be below {self.info.vocabulary_size}, got {largest}", param="prompt")
+            token_ids = _packed(completion.prompt)
         return self._prepared(request_id, token_ids, completion.options, "prompt", deadline)
 
     async def generate(self, prepared: Prepared) -> AsyncIterator[TokenEvent]:
@@ -143,7 +143,7 @@ class TokenGenerator:
         max_tokens = self._max_tokens(len(token_ids), options, param)
         request = GenerationRequest(
             request_id=request_id,
-            prompt_token_ids=_packed(token_ids),
+            prompt_token_ids=token_ids,
             sampling=self._sampling(options),
             max_tokens=max_tokens,
             min_tokens=options.min_tokens,
@@ -181,9 +181,11 @@ class TokenGenerator:
             raise InvalidValue(f"min_tokens must be at most {left}: the context is {context} tokens", param="min_tokens")
         return left if options.max_tokens is None else options.max_tokens
 
-    async def _encode(self, num_bytes: int, function: Callable[..., list[int]], prompt: object) -> list[int]:
+    async def _encode(self, num_bytes: int, function: Callable[..., list[int]], prompt: object) -> array[int]:
         """Short prompts at once, the others on a thread: there they would delay everybody's tokens."""
-        return function(prompt) if num_bytes <= _SHORT_BYTES else await self._off_loop(function, prompt)
+        if num_bytes <= _SHORT_BYTES:
+            return _packed(function(prompt))
+        return await self._off_loop(lambda: _packed(function(prompt)))
 
     async def _off_loop(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -191,4 +193,4 @@ class TokenGenerator:
 
 def _packed(token_ids: Sequence[int]) -> array[int]:
     """Token ids in 4 bytes each (8 for the fake engine's) instead of 36: a request may hold them for long."""
-    return array("i" if max(token_ids) < 1 << 31 else "q", token_ids)
+    return array("i" if max(token_ids, default=0) < 1 << 31 else "q", token_ids)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from services.engine.admission.ticket import Priority
 
-# What a round gives each client. Small against most requests, so that the order is fine; rounds in which nobody can pay are skipped over.
-_QUANTUM_TOKENS = 64
 
 
 class _Level:
@@ -73,11 +71,10 @@ class _Level:
             self.ring.remove(name)
 
     def _next_round(self) -> None:
-        """Gives everybody as many rounds' tokens as the first of them needs."""
+        """Gives everybody as many tokens as the first of them needs: rounds of one token, those skipped in which nobody can pay."""
         short = min(queue[0].cost - self.savings[name] for name, queue in self.queues.items())
-        rounds = max(1, math.ceil(short / _QUANTUM_TOKENS))
         for name in self.savings:
-            self.savings[name] += rounds * _QUANTUM_TOKENS
+            self.savings[name] += max(1, math.ceil(short))
 
 
 class FairQueue:
