@@ -143,8 +143,9 @@ async def test_other_breakers_than_set_are_red(world: World, session: aiohttp.Cl
 async def test_a_setting_that_waits_is_red(world: World, session: aiohttp.ClientSession, tmp_path: Path) -> None:
     """A line of .env that is not what the processes were started with, and the command that puts it in force."""
     (tmp_path / ".env").write_text("PODS=3\n")
+    (world.state_dir / "begun.json").write_text('{"settings": {"PODS": 2}}')
     visit = world.visit(session, env={"CONVOY_ENV_FILE": str(tmp_path / ".env"), "PODS": "2"})
-    _is_red(await drift.settings(visit), "PODS=3 waits for `convoy down, convoy up`")
+    _is_red(await drift.settings(visit), "PODS=3 waits for `convoy scale`")
 
 
 async def test_files_that_drift_are_red(world: World, session: aiohttp.ClientSession, tmp_path: Path) -> None:
