@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from services.engine.admission.ticket import Priority
 
 
-
 class _Level:
     """Those of one priority."""
 
