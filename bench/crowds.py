@@ -92,7 +92,7 @@ async def measure() -> list[Section]:
         "Beside a crowd",
         ["crowd", "the others' p95 alone", "beside it", "ratio"],
         notes=f"Two fake pods behind Envoy; the others send {RATE:g} requests/s, JSON and streams of 8 tokens, for {SECONDS:g} s; {ROUNDS} "
-        f"rounds, medians. Slow readers have a stream of 1000 tokens each and read {_READ_BYTES} bytes a second of it. The crowd's own client "
+        f"rounds, medians. Slow readers have a stream of 1000 tokens each and read {_READ_BYTES} bytes a second. The crowd's own client "
         "runs on the same cores.",
     )
     settings = {"max_concurrent_requests": 1200, "fake_tokens_per_second": 400}
