@@ -40,7 +40,7 @@ def configure(level: str, fmt: str, service: str) -> None:
     structlog.configure(
         processors=[*shared, renderer] if fmt == "console" else [*shared, structlog.processors.JSONRenderer(_json)],
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout) if fmt == "console" else structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=_printing(_Lossy(sys.stdout)) if fmt == "console" else _writing(_Lossy(sys.stdout.buffer)),
         cache_logger_on_first_use=True,
     )
     # Libraries (aiohttp, asyncio) log through the standard library: same records, and only what matters.
@@ -52,6 +52,42 @@ def configure(level: str, fmt: str, service: str) -> None:
         )
     )
     logging.basicConfig(level=max(severity, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Lossy(Generic[Text]):
+    """An output that may fail, as a full disk does: what cannot be written is lost and counted, and never the caller's error.
+
+    The first record after a loss is followed by one that counts the lost ones. Structlog's loggers use it under a lock.
+    """
+
+    def __init__(self, stream: _Output[Text]) -> None:
+        self._stream = stream
+        self._num_lost = 0
+
+    def write(self, text: Text) -> None:
+        """Takes a record; `flush` writes it, or a later one does."""
+        try:
+            self._stream.write(text)
+        except OSError:  # the buffer is full of earlier ones
+            self._num_lost += 1
+
+    def flush(self) -> None:
+        """Writes what was taken."""
+        try:
+            self._stream.flush()
+        except OSError:
+            return
+        if self._num_lost:
+            num_lost, self._num_lost = self._num_lost, 0
+            get_logger().error("log.records_lost", count=num_lost)
+
+
+def _printing(output: _Lossy[str]) -> structlog.PrintLoggerFactory:
+    return structlog.PrintLoggerFactory(cast("TextIO", output))
+
+
+def _writing(output: _Lossy[bytes]) -> structlog.BytesLoggerFactory:
+    return structlog.BytesLoggerFactory(cast("BinaryIO", output))
 
 
 def _json(record: object, **_: object) -> bytes:

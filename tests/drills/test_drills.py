@@ -1,0 +1,85 @@
+"""Each drill of `services/ops/drills` on one of two pods, under load. Hypothesis, fault and cure stand in the drill's module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.ops import probe
+from services.ops.drills.table import DRILLS
+from tests.drills.counted import drilled
+from tests.drills.fleet import LIMITS, fleet
+
+if TYPE_CHECKING:
+    from services.ops.drills.drill import Drill
+    from tests.drills.fleet import Fleet
+
+pytestmark = [pytest.mark.stack, pytest.mark.asyncio]
+
+POD = "engine-1"
+SLOW_START: dict[str, Any] = {"fake_first_token_ms": 300}
+"""So that some requests have no first token when the fault comes, and some have."""
+PATIENT: dict[str, Any] = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_seconds": 25, "request_timeout_seconds": 60}
+
+
+def drill(name: str, started: Fleet) -> Drill:
+    """The drill of that name, for the first pod."""
+    return DRILLS[name](started.pods.state_dir, POD)
+
+
+async def test_a_pod_that_is_told_to_stop_fails_nothing() -> None:
+    """SIGTERM: every answer is whole, and the pod is back in a new process."""
+    async with fleet(2, **SLOW_START) as started:
+        counted = await drilled(started, drill("terminated", started))
+        assert counted.lost == [], counted.told()
+        assert started.pods.entry(POD)["restarts"] == 1
+        await started.until_whole()
+
+
+async def test_a_killed_pod_breaks_its_own_streams_only() -> None:
+    """SIGKILL: whatever had no first token is whole; of the streams under way, those of that pod break, and say so."""
+    async with fleet(2, **SLOW_START) as started:
+        counted = await drilled(started, drill("killed", started))
+        assert counted.failed == [], counted.told()
+        assert {one.pod for one in counted.lost} <= {POD}
+        assert {one.result for one in counted.lost} <= {"0 connection_broken"}
+        await started.until_whole()
+
+
+async def test_a_pod_frozen_for_ten_seconds_loses_nothing() -> None:
+    """SIGSTOP: every answer is whole and comes once; the pod is the same process as before."""
+    async with fleet(2, **PATIENT, **SLOW_START) as started:
+        counted = await drilled(started, drill("frozen", started))
+        assert counted.lost == [], counted.told()
+        assert started.pods.entry(POD)["restarts"] == 0
+        await started.until_whole()
+        texts = [text or "" for text in probe.metrics([*_entries(started)])]
+        print(*[line for text in texts for line in text.splitlines() if line.startswith("llm_requests_total")], sep="\n")
+
+
+async def test_a_pod_without_memory_fails_alone() -> None:
+    """RLIMIT_AS: prompts that need memory are answered elsewhere."""
+    async with fleet(2, **SLOW_START, max_model_len=100_000) as started:
+        counted = await drilled(started, drill("out-of-memory", started), prompts=("hi", "many words " * 9_000))
+        assert counted.failed == [], counted.told()
+        assert {one.pod for one in counted.lost} <= {POD}
+        await started.until_whole()
+
+
+async def test_a_pod_that_cannot_log_serves(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE: every answer is whole, by that pod, too; the log goes on afterwards and counts what it lacks."""
+    async with fleet(2, **SLOW_START, pod_log_dir=tmp_path) as started:
+        counted = await drilled(started, drill("log-disk-full", started))
+        assert counted.lost == [], counted.told()
+        assert {one.attempts for one in counted.outcomes} == {1}
+        assert POD in {one.pod for one in counted.outcomes}
+        assert started.pods.entry(POD)["restarts"] == 0
+        assert "log.records_lost" in (tmp_path / f"{POD}.log").read_text()
+
+
+def _entries(started: Fleet) -> list[Any]:
+    from services import pods_file
+
+    return list(pods_file.read(started.pods.state_dir / "pods.json").pods)
