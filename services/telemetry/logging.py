@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 
@@ -37,10 +40,12 @@ def configure(level: str, fmt: str, service: str) -> None:
     ]
     for_people = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="ts")
     renderer: Processor = for_people if fmt == "console" else structlog.processors.JSONRenderer(_json_text)
+    processors: list[Processor] = [*shared, renderer if fmt == "console" else structlog.processors.JSONRenderer(_json)]
+    output: Any = _Lossy(sys.stdout if fmt == "console" else sys.stdout.buffer, _lost_record(processors))
     structlog.configure(
-        processors=[*shared, renderer] if fmt == "console" else [*shared, structlog.processors.JSONRenderer(_json)],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(severity),
-        logger_factory=_printing(_Lossy(sys.stdout)) if fmt == "console" else _writing(_Lossy(sys.stdout.buffer)),
+        logger_factory=structlog.PrintLoggerFactory(output) if fmt == "console" else structlog.BytesLoggerFactory(output),
         cache_logger_on_first_use=True,
     )
     # Libraries (aiohttp, asyncio) log through the standard library: same records, and only what matters.
@@ -54,40 +59,52 @@ def configure(level: str, fmt: str, service: str) -> None:
     logging.basicConfig(level=max(severity, logging.WARNING), handlers=[handler], force=True)
 
 
-class _Lossy(Generic[Text]):
-    """An output that may fail, as a full disk does: what cannot be written is lost and counted, and never the caller's error.
+class _Output(Protocol):
+    """A stream of text or of bytes."""
 
-    The first record after a loss is followed by one that counts the lost ones. Structlog's loggers use it under a lock.
+    def write(self, text: Any, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class _Lossy:
+    """An output that may fail, as on a full disk: records that cannot be written are lost and counted, and are never the caller's error.
+
+    `tell` makes the record of how many were lost, which is written when there is room again.
     """
 
-    def __init__(self, stream: _Output[Text]) -> None:
+    def __init__(self, stream: _Output, tell: Callable[[int], Any]) -> None:
         self._stream = stream
+        self._tell = tell
         self._num_lost = 0
 
-    def write(self, text: Text) -> None:
-        """Takes a record; `flush` writes it, or a later one does."""
+    def write(self, text: Any, /) -> None:
+        """Takes a record, whole or not at all: the stream's buffer is full of earlier ones, or it is not."""
         try:
             self._stream.write(text)
-        except OSError:  # the buffer is full of earlier ones
+        except OSError:
             self._num_lost += 1
 
     def flush(self) -> None:
-        """Writes what was taken."""
-        try:
+        """Writes what was taken; what cannot be written now is written by a later call."""
+        with suppress(OSError):
             self._stream.flush()
-        except OSError:
-            return
-        if self._num_lost:
-            num_lost, self._num_lost = self._num_lost, 0
-            get_logger().error("log.records_lost", count=num_lost)
+            if self._num_lost:
+                num_lost, self._num_lost = self._num_lost, 0
+                self.write(self._tell(num_lost))
+                self._stream.flush()
 
 
-def _printing(output: _Lossy[str]) -> structlog.PrintLoggerFactory:
-    return structlog.PrintLoggerFactory(cast("TextIO", output))
+def _lost_record(processors: Sequence[Processor]) -> Callable[[int], Any]:
+    """Makes the line that says so, past the logger, whose lock is held by whoever finds out."""
 
+    def make(num_lost: int) -> Any:
+        record: Any = {"event": "log.records_lost", "count": num_lost}
+        for process in processors:
+            record = process(None, "error", record)
+        return record + (b"\n" if isinstance(record, bytes) else "\n")
 
-def _writing(output: _Lossy[bytes]) -> structlog.BytesLoggerFactory:
-    return structlog.BytesLoggerFactory(cast("BinaryIO", output))
+    return make
 
 
 def _json(record: object, **_: object) -> bytes:

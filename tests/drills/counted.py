@@ -24,7 +24,7 @@ PER_SECOND = 20.0
 TOKENS = 60
 """Of each answer; at the fake engine's pace, 0.3 s."""
 LIMIT_SECONDS = 30.0
-SECONDS_BEFORE, SECONDS_AFTER = 2, 2
+SECONDS_BEFORE, SECONDS_AFTER = 2, 1
 
 
 @dataclass

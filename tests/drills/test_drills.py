@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.ops import probe
 from services.ops.drills.table import DRILLS
 from tests.drills.counted import drilled
 from tests.drills.fleet import LIMITS, fleet
+from tests.drills.load import show
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from services.ops.drills.drill import Drill
     from tests.drills.fleet import Fleet
 
@@ -27,6 +28,14 @@ PATIENT: dict[str, Any] = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_s
 def drill(name: str, started: Fleet) -> Drill:
     """The drill of that name, for the first pod."""
     return DRILLS[name](started.pods.state_dir, POD)
+
+
+async def answers_of(started: Fleet, name: str) -> float:
+    """How many whole answers a pod has given, by its own count."""
+    async with started.edge.session.get(f"http://127.0.0.1:{started.pods.entry(name)['port']}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    counts = [float(line.split()[-1]) for line in lines if line.startswith("llm_requests_total{") and 'status="2xx"' in line]
+    return sum(counts)
 
 
 async def test_a_pod_that_is_told_to_stop_fails_nothing() -> None:
@@ -55,8 +64,10 @@ async def test_a_pod_frozen_for_ten_seconds_loses_nothing() -> None:
         assert counted.lost == [], counted.told()
         assert started.pods.entry(POD)["restarts"] == 0
         await started.until_whole()
-        texts = [text or "" for text in probe.metrics([*_entries(started)])]
-        print(*[line for text in texts for line in text.splitlines() if line.startswith("llm_requests_total")], sep="\n")
+        answered = [await answers_of(started, entry["name"]) for entry in started.pods.entries]
+        show(f"answered by the pods: {answered}")
+        assert sum(answered) == len(counted.outcomes)
+        assert {one.pod for one in counted.outcomes if one.attempts == 2} == {"engine-2"}
 
 
 async def test_a_pod_without_memory_fails_alone() -> None:
@@ -65,6 +76,7 @@ async def test_a_pod_without_memory_fails_alone() -> None:
         counted = await drilled(started, drill("out-of-memory", started), prompts=("hi", "many words " * 9_000))
         assert counted.failed == [], counted.told()
         assert {one.pod for one in counted.lost} <= {POD}
+        assert 2 in {one.attempts for one in counted.outcomes}, "the pod had memory enough"
         await started.until_whole()
 
 
@@ -79,7 +91,13 @@ async def test_a_pod_that_cannot_log_serves(tmp_path: Path) -> None:
         assert "log.records_lost" in (tmp_path / f"{POD}.log").read_text()
 
 
-def _entries(started: Fleet) -> list[Any]:
-    from services import pods_file
-
-    return list(pods_file.read(started.pods.state_dir / "pods.json").pods)
+async def test_pods_start_again_where_logs_have_no_room(tmp_path: Path) -> None:
+    """A log file on a full disk, and one that cannot be opened: a killed pod is started again, and nothing without a first token fails."""
+    (tmp_path / f"{POD}.log").symlink_to("/dev/full")
+    (tmp_path / "engine-2.log").mkdir()
+    async with fleet(2, **SLOW_START, pod_log_dir=tmp_path) as started:
+        counted = await drilled(started, drill("killed", started))
+        assert counted.failed == [], counted.told()
+        assert {one.pod for one in counted.outcomes} >= {POD, "engine-2"}
+        assert "pod.log_not_opened" in started.pods.log()
+        await started.until_whole()

@@ -48,7 +48,7 @@ class Drill(ABC):
     def has_struck(self) -> bool:
         """Whether the fault has lasted, or done, what it was to."""
 
-    def heal(self) -> None:
+    def heal(self) -> None:  # noqa: B027 - most faults end by themselves
         """Takes the fault away, if it does not end by itself."""
 
     @property

@@ -15,7 +15,7 @@ class LogDiskFull(Limited):
 
     name = "log-disk-full"
     limit = resource.RLIMIT_FSIZE
-    seconds = 5.0
+    seconds = 3.0
 
     def wanted(self) -> int:
         """No file may grow."""

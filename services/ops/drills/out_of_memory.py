@@ -1,7 +1,7 @@
 """A pod gets no more memory.
 
-Hypothesis: it dies alone, or goes on with what it has; others do not notice. What it cannot answer is asked again elsewhere, so that nothing
-without a first token fails.
+Hypothesis: it dies alone, or goes on with what it has; others do not notice. What it cannot answer is asked again elsewhere, so that
+nothing without a first token fails.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class OutOfMemory(Limited):
 
     name = "out-of-memory"
     limit = resource.RLIMIT_AS
-    seconds = 5.0
+    seconds = 3.0
 
     def wanted(self) -> int:
         """What it has mapped now."""
