@@ -207,7 +207,7 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
             path.replace(path.with_suffix(".log.1"))
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:  # as on a full disk: a pod that serves matters more than where it logs
-        log.error("pod.log_not_opened", pod=name, path=str(path), reason=str(error), logs_to="the runner's output")
+        log.warning("pod.log_not_opened", pod=name, path=str(path), reason=str(error), logs_to="the runner's output")
         return None
 
 

@@ -99,5 +99,5 @@ async def test_pods_start_again_where_logs_have_no_room(tmp_path: Path) -> None:
         counted = await drilled(started, drill("killed", started))
         assert counted.failed == [], counted.told()
         assert {one.pod for one in counted.outcomes} >= {POD, "engine-2"}
-        assert "pod.log_not_opened" in started.pods.log()
+        assert "pod.log_not_opened" in (started.pods.state_dir / "runner.log").read_text()
         await started.until_whole()
