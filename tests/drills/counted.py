@@ -63,9 +63,8 @@ class Counted:
         assert max(one.attempts for one in self.outcomes) <= 2, self.told()
 
 
-async def drilled(started: Fleet, drill: Drill, prompts: Sequence[str] = ("hi",)) -> Counted:
-    """Carries the drill out in the middle of a load."""
-    mix = [chat(is_stream=is_stream, prompts=prompts, max_tokens=TOKENS) for is_stream in (False, True)]
+async def drilled(started: Fleet, drill: Drill, meanwhile: Sequence[str] = ("hi",)) -> Counted:
+    """Carries the drill out in the middle of a load, which has the prompts `meanwhile` as long as the fault lasts."""
     counted, over = Counted(), asyncio.Event()
 
     async def ask_on() -> list[list[Outcome]]:
@@ -73,6 +72,8 @@ async def drilled(started: Fleet, drill: Drill, prompts: Sequence[str] = ("hi",)
         loads: list[asyncio.Task[list[Outcome]]] = []
         left = SECONDS_AFTER
         while left:
+            prompts = meanwhile if begun.is_set() and not over.is_set() else ["hi"]
+            mix = [chat(is_stream=is_stream, prompts=prompts, max_tokens=TOKENS) for is_stream in (False, True)]
             loads.append(asyncio.create_task(run_load(started.edge.url, mix, [steady(PER_SECOND, 1)], seed=len(loads), time_limit=60)))
             left -= over.is_set()
             if len(loads) == SECONDS_BEFORE:

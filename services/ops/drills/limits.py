@@ -1,42 +1,45 @@
-"""A drill that lowers a resource limit of a pod's process: the soft one, which its owner may raise again without privileges."""
+"""A drill that lowers resource limits of a pod's process: the soft ones, which their owner may raise again without privileges."""
 
 from __future__ import annotations
 
 import resource
-from abc import abstractmethod
 from contextlib import suppress
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from services.ops.drills.drill import Drill
 from services.ops.state import OpsError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class Limited(Drill):
-    """The limit is in force from `inject` to `heal`, or until the process ends: the next one has its parent's limits."""
+    """The limits are in force from `inject` to `heal`, or until the process ends: the next one has its parent's limits."""
 
-    limit: ClassVar[int]
+    limits: ClassVar[dict[int, int]]
+    """The limits in bytes, by their numbers in `resource`."""
     seconds: ClassVar[float]
 
-    @abstractmethod
-    def wanted(self) -> int:
-        """The limit in bytes."""
+    def __init__(self, state_dir: Path, pod: str) -> None:
+        """Notes what limits the process has."""
+        super().__init__(state_dir, pod)
+        if not hasattr(resource, "prlimit"):
+            raise OpsError(f"the drill {self.name} needs prlimit(2), which only Linux has")
+        self._had = {limit: resource.prlimit(self.before.pid, limit) for limit in self.limits}
 
     def inject(self) -> None:
-        """Lowers the limit."""
-        self._set(self.wanted())
+        """Lowers the limits."""
+        for limit, soft in self.limits.items():
+            hard = self._had[limit][1]
+            resource.prlimit(self.before.pid, limit, (soft, hard))
 
     def has_struck(self) -> bool:
-        """The pod lived with it for long enough, or died of it."""
+        """The pod lived with them for long enough, or died of them."""
         return self.lasted >= self.seconds or self.is_dead
 
     def heal(self) -> None:
-        """Raises the limit to the hard one."""
-        with suppress(ProcessLookupError):
-            self._set(resource.RLIM_INFINITY)
-
-    def _set(self, soft: int) -> None:
-        if not hasattr(resource, "prlimit"):
-            raise OpsError(f"the drill {self.name} needs prlimit(2), which only Linux has")
-        hard = resource.prlimit(self.before.pid, self.limit)[1]
-        may_be = soft if hard == resource.RLIM_INFINITY else hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-        resource.prlimit(self.before.pid, self.limit, (may_be, hard))
+        """Gives back what it had."""
+        for limit, had in self._had.items():
+            with suppress(ProcessLookupError):
+                if not self.is_dead:
+                    resource.prlimit(self.before.pid, limit, had)

@@ -14,9 +14,5 @@ class LogDiskFull(Limited):
     """RLIMIT_FSIZE at nothing: every write to a file fails, as on a full disk (the kernel says "File too large" instead of "No space")."""
 
     name = "log-disk-full"
-    limit = resource.RLIMIT_FSIZE
+    limits = {resource.RLIMIT_FSIZE: 0}  # noqa: RUF012 - declared as of the class
     seconds = 3.0
-
-    def wanted(self) -> int:
-        """No file may grow."""
-        return 0

@@ -12,12 +12,8 @@ from services.ops.drills.limits import Limited
 
 
 class OutOfMemory(Limited):
-    """RLIMIT_AS, as by `ulimit -v`, at what the pod has: every further mapping fails."""
+    """Every further mapping fails, as by `ulimit -v` at less than it has, and no reserved one may become memory (`ulimit -d`)."""
 
     name = "out-of-memory"
-    limit = resource.RLIMIT_AS
+    limits = {resource.RLIMIT_AS: 0, resource.RLIMIT_DATA: 0}  # noqa: RUF012 - declared as of the class
     seconds = 3.0
-
-    def wanted(self) -> int:
-        """What it has mapped now."""
-        return int(self._process.memory_info().vms)
