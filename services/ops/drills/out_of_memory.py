@@ -1,6 +1,6 @@
 """A pod gets no more memory.
 
-Hypothesis: it dies alone, or goes on with what it has; others do not notice. What it cannot answer is asked again elsewhere, so that
+Hypothesis: it dies alone, or goes on with what it has; one that hangs is killed after HANG_TIMEOUT_SECONDS. What it cannot answer is asked again elsewhere, so that
 nothing without a first token fails.
 """
 
