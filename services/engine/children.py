@@ -31,12 +31,16 @@ _MAX_LOG_BYTES = 10 * 1024 * 1024
 
 
 class Adopted(Struct, frozen=True, kw_only=True):
-    """What a runner that replaces its own program hands on of a pod process, which stays its child."""
+    """What a runner that replaces its own program hands on of a pod process, which stays its child.
+
+    `started_at` is Unix time, to be shown; `begun_at` is on the monotonic clock, which all programs of a machine share.
+    """
 
     pid: int
     port: int
     pipe: int
     started_at: float
+    begun_at: float = 0.0
     state: str
     pending: str = ""
 
@@ -48,7 +52,7 @@ class Child:
         """`process` is set for a pod that this program executed; any other is waited for by its pid."""
         self.name, self.pid, self.port, self.pipe = name, pid, port, pipe
         self.started_at = time.time()
-        self.heard_at = time.monotonic()
+        self.begun_at = self.heard_at = time.monotonic()
         self.state = ""
         self.failure = ""
         self.ended_for = ""
@@ -61,14 +65,23 @@ class Child:
         """The same process, known to the program that took over."""
         os.set_inheritable(known.pipe, False)
         child = cls(name, known.pid, known.port, known.pipe)
-        child.started_at, child.state, child._pending = known.started_at, known.state, known.pending.encode()
+        child.started_at, child.begun_at = known.started_at, known.begun_at
+        child.state, child._pending = known.state, known.pending.encode()
         return child
 
     def hand_over(self) -> Adopted:
         """What `adopt` needs; its pipe survives the change of programs."""
         os.set_inheritable(self.pipe, True)
         pending = self._pending.decode(errors="replace")
-        return Adopted(pid=self.pid, port=self.port, pipe=self.pipe, started_at=self.started_at, state=self.state, pending=pending)
+        return Adopted(
+            pid=self.pid,
+            port=self.port,
+            pipe=self.pipe,
+            started_at=self.started_at,
+            begun_at=self.begun_at,
+            state=self.state,
+            pending=pending,
+        )
 
     def hear(self) -> None:
         """Reads what the pod said since the last call."""
@@ -149,8 +162,7 @@ def _execute(settings: RunnerSettings, name: str, listener: socket.socket, _: in
 
 
 def _fork(settings: RunnerSettings, name: str, listener: socket.socket, hears: int, says: int) -> tuple[int, None]:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     pid = os.fork()
     if pid:
         return pid, None
@@ -159,9 +171,15 @@ def _fork(settings: RunnerSettings, name: str, listener: socket.socket, hears: i
         os.close(hears)
         code = _in_child(settings, name, listener, says)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         os._exit(code)  # not sys.exit: the runner's own cleanup must not happen twice
+
+
+def _flush() -> None:
+    """Writes what is buffered, if there is room: a full disk must keep no pod from starting, and no child from ending."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
 
 
 def _in_child(settings: RunnerSettings, name: str, listener: socket.socket, says: int) -> int:
@@ -183,10 +201,14 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
     if not settings.pod_log_dir:
         return None
     path = Path(settings.pod_log_dir) / f"{name}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:  # as on a full disk: a pod that serves matters more than where it logs
+        log.warning("pod.log_not_opened", pod=name, path=str(path), reason=str(error), logs_to="the runner's output")
+        return None
 
 
 def how_of(settings: RunnerSettings) -> How:
@@ -218,5 +240,5 @@ def last_line(settings: RunnerSettings, name: str) -> str:
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = file.read(4096).decode(errors="replace").splitlines()
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "")

@@ -172,7 +172,7 @@ class Place:
             self.is_over = True
             log.info("runner.pod_retired", pod=self.name, pid=child.pid, exit=self.last_exit)
             return
-        self._pause(lived=time.time() - child.started_at)
+        self._pause(lived=time.monotonic() - child.begun_at)
 
     def _pause(self, lived: float) -> None:
         """Before the next start, after a death or a start that could not be."""
