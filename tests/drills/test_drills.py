@@ -75,7 +75,7 @@ async def test_a_pod_frozen_for_ten_seconds_loses_nothing() -> None:
 
 async def test_a_pod_without_memory_fails_alone() -> None:
     """No more memory: prompts that need some, and are the first to do so, are answered elsewhere; if the pod hangs of it, it is killed."""
-    async with fleet(2, **LIMITS, **SLOW_START, max_model_len=1_000_000) as started:
+    async with fleet(2, **LIMITS, **SLOW_START, max_model_len=1_000_000, max_concurrent_requests=128) as started:
         counted = await drilled(started, drill("out-of-memory", started), meanwhile=("hi", "hi", "hi", "many words " * 90_000))
         assert counted.failed == [], counted.told()
         assert {one.pod for one in counted.lost} <= {POD}

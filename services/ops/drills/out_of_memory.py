@@ -1,7 +1,7 @@
 """A pod gets no more memory.
 
-Hypothesis: it dies alone, or goes on with what it has; one that hangs is killed after HANG_TIMEOUT_SECONDS. What it cannot
-answer is asked again elsewhere, so that nothing without a first token fails.
+Hypothesis: it dies alone, or goes on with what it has; one that hangs is killed after HANG_TIMEOUT_SECONDS. What it cannot answer is asked
+again elsewhere, so that nothing without a first token fails.
 """
 
 from __future__ import annotations
