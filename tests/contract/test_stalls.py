@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.contract.asking import CHAT, body, metric, until_metric
-from tests.contract.test_draining import asked
+from tests.contract.test_draining import asked, error_in
 from tests.drills.load import show
 from tests.faults import set_faults
 from tests.running import DEADLINE_SECONDS, running_pods, until
@@ -32,13 +32,24 @@ HANG = {"*": {"failure": "hang"}}
 MESSAGE = f"The engine brought no token for STALL_TIMEOUT_SECONDS={STALL_SECONDS:g}"
 
 
+async def begun(session: aiohttp.ClientSession, **more: Any) -> asyncio.Task[tuple[int, dict[str, Any], bytes]]:
+    """A stream that has its first token; the task reads it to its end."""
+    response = await session.post(CHAT, json=body(**more))
+
+    async def rest() -> tuple[int, dict[str, Any], bytes]:
+        async with response:
+            raw = await response.read()
+        return response.status, error_in(raw), raw
+
+    return asyncio.create_task(rest())
+
+
 async def test_a_hung_engine_ends_its_requests_and_is_not_ready_until_it_works_again(tmp_path: Path) -> None:
     """JSON is 500, which Envoy tries elsewhere; a stream that has begun gets a last event; what waits is handed back; then all is well."""
     faults = tmp_path / "faults.json"
     with running_pods(1, fake_faults_file=faults, **LIMITS) as pods:
         async with aiohttp.ClientSession(pods.url) as session:
-            stream = asyncio.create_task(asked(session, max_tokens=4000, ignore_eos=True))
-            await until_metric(session, pods.url, "llm_slots_in_use", 1)
+            stream = await begun(session, max_tokens=4000, ignore_eos=True)
             set_faults(faults, HANG)
             start = time.monotonic()
             status, error, raw = await asked(session, stream=False)
@@ -141,8 +152,7 @@ async def test_an_engine_that_dies_takes_its_pod_along(tmp_path: Path) -> None:
     faults = tmp_path / "faults.json"
     with running_pods(1, fake_faults_file=faults) as pods:
         async with aiohttp.ClientSession(pods.url) as session:
-            stream = asyncio.create_task(asked(session, max_tokens=4000, ignore_eos=True))
-            await until_metric(session, pods.url, "llm_slots_in_use", 1)
+            stream = await begun(session, max_tokens=4000, ignore_eos=True)
             died_at = time.monotonic()
             set_faults(faults, {"*": {"failure": "die"}})
             status, error, raw = await asyncio.wait_for(stream, DEADLINE_SECONDS)
