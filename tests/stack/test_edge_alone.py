@@ -82,5 +82,17 @@ async def test_overflow_of_the_edge_is_a_429(edge: RunningEdge, pod: StubPod) ->
 async def test_edge_json_is_never_a_half(edge: RunningEdge) -> None:
     """What the edge says of itself can be read at any time and has what `convoy status` shows."""
     told = json.loads((edge.state_dir / "edge.json").read_text())
-    names = {"updated_at", "pods", "num_retries", "num_clients", "written", "envoy", "inputs", "settings", "errors", "error"}
+    names = {
+        "updated_at",
+        "pods",
+        "num_retries",
+        "num_clients",
+        "num_crash_loops",
+        "written",
+        "envoy",
+        "inputs",
+        "settings",
+        "errors",
+        "error",
+    }
     assert set(told) == names
