@@ -112,7 +112,8 @@ class Seen:
 def mix(deadline: float) -> list[Kind]:
     """JSON and streams, each with every length; prompts differ, so that no two requests are the same."""
     headers = {"x-request-deadline-ms": str(int(deadline * 1000))}
-    prompts = [f"Please answer question number {number} about distributed systems." for number in range(500)]
+    # So many that no two requests of a load are the same: one that is would be taken for a return.
+    prompts = [f"Please answer question number {number} about distributed systems." for number in range(20_000)]
     return [
         chat(
             f"{tokens} tokens{', stream' * is_stream}",

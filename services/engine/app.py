@@ -17,7 +17,7 @@ from services.engine.entry import Entry
 from services.engine.gauges import watch_loop
 from services.engine.generation import WARM_UP_ID, BackendError
 from services.engine.health import Health
-from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, RUNS, TRACING, WILL
+from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, PROMISES, RUNS, TRACING, WILL
 from services.engine.middleware import exchange_middleware
 from services.engine.runs import Runs
 from services.engine.watchdog import Watchdog
@@ -60,7 +60,8 @@ def create_app(pod: Pod, generator: TokenGenerator, will: Will) -> web.Applicati
     app[ADMISSION] = Admission(_limits(settings))
     store = Store(settings.store_path)
     app[CONCURRENCY] = Concurrency(Leases(store), app[ADMISSION], metrics)
-    app[RUNS] = Runs(generator, Entry(app[ADMISSION], SharedPromises(store), metrics), metrics, app[HEALTH].check_ready)
+    app[PROMISES] = SharedPromises(store, settings.max_concurrent_requests)
+    app[RUNS] = Runs(generator, Entry(app[ADMISSION], app[PROMISES], metrics), metrics, app[HEALTH].check_ready)
     _add_routes(app)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
         for status in ("2xx", "4xx", "5xx"):  # from zero on: a series that begins with its first error has no rate for it

@@ -1,14 +1,13 @@
-"""The way into this pod: its admission, and what other pods have promised to who comes. Counts whom it refuses."""
+"""The way into this pod: its admission, and what the pods have promised to those who come. Counts whom it refuses."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from services.engine.admission.promises import window
 from services.openai.errors import ApiError, DeadlineUnreachable, QueueFull, QueueTimeout
+from services.store.promises import Told
 from services.store.sqlite import StoreError
 from services.telemetry.logging import get_logger
 
@@ -19,12 +18,15 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
+# Where nothing was seen of the engine yet, nobody can say when a slot will be free.
+_UNKNOWN_WAIT_SECONDS = 1.0
+
 
 class Entry:
     """Where a request asks for its slot."""
 
     def __init__(self, admission: Admission, promises: SharedPromises, metrics: Metrics) -> None:
-        """`promises` are those of all pods, the others the pod's own."""
+        """`promises` are those of all pods."""
         self.admission = admission
         self._promises = promises
         self._metrics = metrics
@@ -43,29 +45,44 @@ class Entry:
         return ticket
 
     async def _ticket(self, ask: Ask) -> Ticket:
-        """A slot; who is refused here, but returns as another pod has told it, is asked for again as such."""
+        """A slot; who is refused here, but returns as a pod has told it, is asked for again as such."""
         try:
-            return await self.admission.acquire(ask)
+            ticket = await self.admission.acquire(ask, self._promises.until)
         except (QueueFull, DeadlineUnreachable) as refusal:
-            if not await self._is_back(ask, refusal):
-                raise
+            told = await self._tell(ask, refusal)
+            if not told.promise:
+                raise _saying(refusal, told.seconds) from None
+            if isinstance(refusal, QueueTimeout):  # it was let in, and has waited in vain
+                raise self._renewed(ask, refusal, told.promise) from None
+        else:
+            self._promises.came(ask.fingerprint)
+            return ticket
         try:
-            ticket = await self.admission.acquire(structs.replace(ask, is_promised=True))
+            ticket = await self.admission.acquire(structs.replace(ask, is_back=True))
         except (QueueFull, DeadlineUnreachable) as refusal:
-            if ask.attempt > 1:  # at the first attempt another pod is still to be asked, and shall know that it was promised
-                self._promises.renew(ask.fingerprint, *_window(refusal))
-            raise
-        self._promises.keep(ask.fingerprint)
+            raise self._renewed(ask, refusal, told.promise) from None
+        self._promises.keep(told.promise)
         return ticket
 
-    async def _is_back(self, ask: Ask, refusal: ApiError) -> bool:
+    async def _tell(self, ask: Ask, refusal: ApiError) -> Told:
+        """What the line of those who are to return has for it."""
+        wait, seconds = refusal.retry_after_seconds, self.admission.forecast.seconds(ask)
+        if wait is None or not ask.fingerprint:
+            return Told(max(_UNKNOWN_WAIT_SECONDS if wait is None else wait, self.admission.seconds_until(self._promises.until)))
         try:
-            return await self._promises.recall(ask.fingerprint, *_window(refusal))
+            return await self._promises.tell(ask.fingerprint, wait, seconds or 0.0, was_told=ask.attempt > 1)
         except StoreError as error:
-            log.warning("store.failed", error=str(error), effect="nobody knows whether another pod had told this client to return")
+            log.warning("store.failed", error=str(error), effect="a refused client was told this pod's wait, without those told before it")
             self._metrics.store_errors.inc()
-            return False
+            return Told(wait)
+
+    def _renewed(self, ask: Ask, refusal: ApiError, promise: int) -> ApiError:
+        """It is told another time; at the first attempt another pod is still to be asked, and shall know that it was promised."""
+        wait = _UNKNOWN_WAIT_SECONDS if refusal.retry_after_seconds is None else refusal.retry_after_seconds
+        if ask.attempt > 1:
+            self._promises.renew(promise, wait)
+        return _saying(refusal, wait)
 
 
-def _window(refusal: ApiError) -> tuple[float, float]:
-    return window(refusal.retry_after_seconds or 0.0, time.monotonic())
+def _saying(refusal: ApiError, seconds: float) -> ApiError:
+    return type(refusal)(f"{refusal.message} Retry in {seconds:.1f} s.", retry_after_seconds=seconds)

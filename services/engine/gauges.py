@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD
+from services.engine.keys import ADMISSION, GENERATOR, HEALTH, METRICS, POD, PROMISES
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -21,7 +21,7 @@ def read_off(app: web.Application) -> Metrics:
     metrics, admission, settings, load = app[METRICS], app[ADMISSION], app[POD].settings, app[GENERATOR].load()
     metrics.queue_depth.set(admission.waiting)
     metrics.queue_bytes.set(admission.queue.num_bytes)
-    metrics.promised.set(len(admission.promises))
+    metrics.promised.set(app[PROMISES].num_open)
     metrics.queue_capacity.set(settings.queue_capacity if settings.enable_backpressure else math.inf)
     metrics.slots_in_use.set(admission.running)
     metrics.slots.set(settings.max_concurrent_requests)

@@ -13,6 +13,7 @@ from services.engine.ending import Will
 from services.engine.health import Health
 from services.engine.runs import Runs
 from services.engine.token_generator import TokenGenerator
+from services.store.promises import SharedPromises
 from services.telemetry.metrics import Metrics
 from services.telemetry.tracing import Tracing
 
@@ -37,5 +38,6 @@ GENERATOR = web.AppKey("generator", TokenGenerator)
 HEALTH = web.AppKey("health", Health)
 METRICS = web.AppKey("metrics", Metrics)
 RUNS = web.AppKey("runs", Runs)
+PROMISES = web.AppKey("promises", SharedPromises)
 WILL = web.AppKey("will", Will)
 TRACING = web.AppKey("tracing", Tracing)

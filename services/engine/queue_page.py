@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from services.engine.keys import ADMISSION, POD
+from services.engine.keys import ADMISSION, POD, PROMISES
 
 if TYPE_CHECKING:
     from services.engine.admission import Admission
@@ -19,7 +19,9 @@ _MAX_SHOWN = 100
 
 async def queue(request: web.Request) -> web.Response:
     """The queue as JSON; the edge lets only operators here. Durations in seconds, null where nobody can know."""
-    shown = {"pod": request.app[POD].name, **describe(request.app[ADMISSION], time.monotonic())}
+    promises, now = request.app[PROMISES], time.monotonic()
+    line = {"told_to_return": promises.num_open, "line": _rounded(max(0.0, promises.until - now))}
+    shown = {"pod": request.app[POD].name, "all_pods": line, **describe(request.app[ADMISSION], now)}
     return web.Response(body=msgspec.json.encode(shown), content_type="application/json")
 
 
@@ -46,7 +48,6 @@ def describe(admission: Admission, now: float) -> dict[str, Any]:
         "capacity": limits.capacity,
         "waiting": len(queue),
         "waiting_bytes": queue.num_bytes,
-        "told_to_return": len(admission.promises),
         "wait_of_the_next": _rounded(admission.wait_seconds(now)),
         "by_client": [
             {"priority": priority, "client": client, "waiting": count} for (priority, client), count in sorted(queue.places().items())

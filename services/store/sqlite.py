@@ -27,10 +27,16 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS boots (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS leases (id TEXT PRIMARY KEY, client TEXT NOT NULL, owner TEXT NOT NULL, expires_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS leases_by_client ON leases (client);
-CREATE TABLE IF NOT EXISTS promises (fingerprint INTEGER PRIMARY KEY, due_at REAL NOT NULL, expires_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS promises (id INTEGER PRIMARY KEY, fingerprint INTEGER NOT NULL, made_at REAL NOT NULL, due_at REAL NOT NULL,
+    expires_at REAL NOT NULL, is_kept INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS promises_by_fingerprint ON promises (fingerprint);
 CREATE INDEX IF NOT EXISTS promises_by_end ON promises (expires_at);
+CREATE TABLE IF NOT EXISTS servers (owner TEXT PRIMARY KEY, slots INTEGER NOT NULL, expires_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS line (until REAL NOT NULL, due REAL NOT NULL, came REAL NOT NULL);
 """
-_TABLES = ("leases", "promises", "boots")
+_TABLES = ("leases", "promises", "servers", "line", "boots")
+# Until it is known better, everybody is taken to return, as sure as of so many.
+_LINE = "INSERT INTO line SELECT 0, 50, 50 WHERE NOT EXISTS (SELECT 1 FROM line)"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BUSY_SECONDS = 0.5
 _STOP_SECONDS = 2.0
@@ -108,6 +114,7 @@ class Store:
             for table in _TABLES:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own
             connection.execute("INSERT INTO boots VALUES (?)", (boot,))
+        connection.execute(_LINE)
         connection.execute("COMMIT")
         return connection
 

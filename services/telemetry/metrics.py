@@ -82,7 +82,7 @@ class Metrics:
         self.duration_error = self._error(
             "llm_generation_prediction_error_seconds", "Predicted minus real time in its slot, of requests that ran to their end."
         )
-        self.promised = self._gauge("llm_queue_promised", "Refused requests that were told to return and are not back yet.")
+        self.promised = self._gauge("llm_queue_promised", "Refused requests of all pods that were told to return and are not back yet.")
         self.queue_bytes = self._gauge("llm_queue_bytes", "Memory of requests waiting for a slot.")
         self.store_errors = self._counter(
             "llm_store_errors", "Looks at what pods share that failed; the request went on without: its client's limit, or its promise."

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from services.engine.admission.fair_queue import FairQueue
 from services.engine.admission.forecast import Forecast
-from services.engine.admission.promises import Promises
 from services.engine.admission.standing import StandingQueue
 from services.engine.admission.ticket import Ticket
 from services.openai.errors import DeadlineUnreachable, Draining, QueueFull, QueueTimeout
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from services.engine.admission.ticket import Ask
     from services.openai.errors import ApiError
 
-# Where nothing was seen of the engine yet, nobody can say when a slot will be free.
-_UNKNOWN_WAIT_SECONDS = 1.0
 # Playing a longer queue through would take longer than it is worth.
 _MAX_PLAYED = 512
 
@@ -35,7 +32,6 @@ class Admission:
         self.limits = limits
         self.forecast = Forecast()
         self.queue = FairQueue()
-        self.promises = Promises()
         self._standing = StandingQueue(limits.timeout_seconds)
         self._clock = clock
         self._running: set[Ticket] = set()
@@ -52,24 +48,23 @@ class Admission:
         """Requests in the queue."""
         return len(self.queue)
 
-    async def acquire(self, ask: Ask) -> Ticket:
-        """Takes a slot, waiting in line for one; the caller owes one `release`.
+    async def acquire(self, ask: Ask, promised_until: float = 0.0) -> Ticket:
+        """Takes a slot, waiting in line for one; the caller owes one `release`. Until `promised_until` the slots are others'.
 
-        Raises `QueueFull`, `DeadlineUnreachable` or `Draining`.
+        Raises `QueueFull`, `DeadlineUnreachable` (both with the seconds until a slot would be free, if that is known) or `Draining`.
         """
         if self._draining:
             raise Draining("This pod is stopping and takes no new request")
         now = self._clock()
-        is_back = self.promises.claim(ask, now)
         ticket = Ticket(ask, now, self.forecast.seconds(ask), self.forecast.num_tokens(ask))
         if not self.queue and self._fits(ticket):
             return self._begin(ticket)
         if self.limits.capacity is not None:
-            self._make_room(ticket, self.limits.capacity, is_back=is_back)
+            self._make_room(ticket, self.limits.capacity)
         self.queue.push(ticket)
         self._foresee(ticket)
         if self.limits.capacity is not None:
-            self._check_in_time(ticket, is_back=is_back)
+            self._check_in_time(ticket, promised_until)
         await self._wait(ticket)
         return ticket
 
@@ -107,6 +102,10 @@ class Admission:
             return 0.0
         return self._wait_behind(self.queue.in_order(), now)
 
+    def seconds_until(self, at: float) -> float:
+        """From now to a time; 0 if that is over."""
+        return max(0.0, at - self._clock())
+
     def soonest_end(self, client: str, now: float) -> float | None:
         """Seconds until one of a client's running requests should end; None if it has none here, or nobody can know."""
         if not self.forecast.pace.is_known:
@@ -126,7 +125,7 @@ class Admission:
         self._total_tokens += ticket.max_total_tokens
         return ticket
 
-    def _make_room(self, ticket: Ticket, capacity: int, *, is_back: bool) -> None:
+    def _make_room(self, ticket: Ticket, capacity: int) -> None:
         """Raises `QueueFull` unless there is room in the queue, which may be made by somebody with less right to it."""
         queue, size, most = self.queue, ticket.ask.num_bytes, self.limits.max_queue_bytes
         while queue and (len(queue) >= capacity or queue.num_bytes + size > most):
@@ -134,17 +133,15 @@ class Admission:
             if victim is None:
                 break
             queue.remove(victim)
-            self._turn_away(victim, self._queue_full(victim, is_back=False))
+            self._turn_away(victim, self._queue_full())
         if len(queue) >= capacity or (queue and queue.num_bytes + size > most):
-            raise self._queue_full(ticket, is_back=is_back)
+            raise self._queue_full()
 
-    def _queue_full(self, ticket: Ticket, *, is_back: bool) -> QueueFull:
-        now = self._clock()
-        told = self._promise(ticket, self.wait_seconds(now), now, is_back=is_back)
+    def _queue_full(self) -> QueueFull:
         what = f"{self.running} requests run and {len(self.queue)} wait, which is all this pod takes"
         if len(self.queue) < (self.limits.capacity or 0):
             what = f"{len(self.queue)} requests with {self.queue.num_bytes} bytes wait, which is all the memory this pod gives them"
-        return QueueFull(f"{what}. Retry in {told:.1f} s.", retry_after_seconds=told)
+        return QueueFull(f"{what}.", retry_after_seconds=self.wait_seconds(self._clock()))
 
     def _foresee(self, ticket: Ticket) -> None:
         """Its place and its wait, as it comes."""
@@ -156,36 +153,27 @@ class Admission:
             ticket.place = len(before) + 1
         ticket.predicted_wait = self._wait_behind(before, now)
 
-    def _check_in_time(self, ticket: Ticket, *, is_back: bool) -> None:
+    def _check_in_time(self, ticket: Ticket, promised_until: float) -> None:
         """Takes it out of the queue and raises `DeadlineUnreachable` if it would wait, or take, too long."""
         wait, now = ticket.predicted_wait, self._clock()
         if wait is None:
             return
-        promised = 0.0 if is_back else self.promises.backlog_seconds(now) / self.limits.slots
+        timeout, is_back = self.limits.timeout_seconds, ticket.ask.is_back
+        turn = wait if is_back else max(wait, promised_until - now)
+        # Who was told to return has waited already.
+        limit = timeout if is_back else self._standing.max_wait(turn, now)
         # Whatever was promised, the engine shall not run dry: nobody knows that those will come who were told to.
         if len(self.queue) == 1:
-            promised = 0.0
-        # Who was told to return has waited already.
-        limit = self.limits.timeout_seconds if is_back else self._standing.max_wait(wait, now)
+            turn = wait
         seconds = ticket.predicted_seconds or 0.0
         left = None if ticket.ask.deadline is None else ticket.ask.deadline - now
-        if wait + promised <= limit and (left is None or wait + promised + seconds <= left):
+        if turn <= limit and (left is None or turn + seconds <= left):
             return
         self.queue.remove(ticket)
-        timeout = self.limits.timeout_seconds
         why = f"QUEUE_TIMEOUT_SECONDS={timeout:g}" if limit == timeout else f"while so many come, nobody waits longer than {limit:.1f} s"
-        if wait + promised <= limit and left is not None:
+        if turn <= limit and left is not None:
             why = f"the answer would take {seconds:.1f} s and its deadline is in {left:.1f} s"
-        told = self._promise(ticket, wait, now, is_back=is_back)
-        message = f"A slot would be free in {wait + promised:.1f} s: {why}. Retry in {told:.1f} s."
-        raise DeadlineUnreachable(message, retry_after_seconds=told)
-
-    def _promise(self, ticket: Ticket, wait: float | None, now: float, *, is_back: bool) -> float:
-        """Seconds after which it shall return: those who were told so before it have gone then, too."""
-        if wait is None:
-            return _UNKNOWN_WAIT_SECONDS
-        behind = 0.0 if is_back else self.promises.backlog_seconds(now) / self.limits.slots
-        return self.promises.make(ticket.ask, wait + behind, ticket.predicted_seconds or 0.0, now)
+        raise DeadlineUnreachable(f"A slot would be free in {turn:.1f} s: {why}.", retry_after_seconds=wait)
 
     def _wait_behind(self, before: Iterable[Ticket], now: float) -> float | None:
         if len(self.queue) > _MAX_PLAYED:
@@ -215,10 +203,8 @@ class Admission:
         if ticket not in self.queue:
             return
         self.queue.remove(ticket)
-        now = self._clock()
-        told = self._promise(ticket, self.wait_seconds(now), now, is_back=True)
-        message = f"No slot became free within QUEUE_TIMEOUT_SECONDS={self.limits.timeout_seconds:g}. Retry in {told:.1f} s."
-        self._turn_away(ticket, QueueTimeout(message, retry_after_seconds=told))
+        message = f"No slot became free within QUEUE_TIMEOUT_SECONDS={self.limits.timeout_seconds:g}."
+        self._turn_away(ticket, QueueTimeout(message, retry_after_seconds=self.wait_seconds(self._clock())))
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -231,9 +217,8 @@ class Admission:
             now, deadline = self._clock(), ticket.ask.deadline
             seconds = self.forecast.seconds(ticket.ask) or 0.0
             if deadline is not None and now + seconds > deadline and self.limits.capacity is not None:
-                told = self._promise(ticket, self.wait_seconds(now), now, is_back=True)
-                message = f"The answer would take {seconds:.1f} s and the deadline is in {deadline - now:.1f} s. Retry in {told:.1f} s."
-                self._turn_away(ticket, DeadlineUnreachable(message, retry_after_seconds=told))
+                message = f"The answer would take {seconds:.1f} s and the deadline is in {deadline - now:.1f} s."
+                self._turn_away(ticket, DeadlineUnreachable(message, retry_after_seconds=self.wait_seconds(now)))
                 continue
             self._begin(ticket).turn.set_result(None)  # type: ignore[union-attr]
 

@@ -31,8 +31,8 @@ class Ask(Struct, frozen=True, kw_only=True):
     deadline: float | None = None
     fingerprint: int = 0
     attempt: int = 1
-    is_promised: bool = False
-    """Another pod has told it to return now."""
+    is_back: bool = False
+    """It returns as it was told, so it has waited already."""
 
 
 class Ticket:

@@ -26,7 +26,7 @@ async def runs_of(**settings: float) -> tuple[Runs, Admission]:
     await generator.start(lambda _: None)
     admission = Admission(Limits(slots=1, capacity=0, timeout_seconds=1))
     metrics = Metrics("demo")
-    return Runs(generator, Entry(admission, SharedPromises(Store(Path("unused"))), metrics), metrics), admission
+    return Runs(generator, Entry(admission, SharedPromises(Store(Path("unused")), 1), metrics), metrics), admission
 
 
 @pytest.mark.parametrize("has_begun", [False, True])

@@ -3,13 +3,11 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from services.store.leases import Leases
-from services.store.promises import SharedPromises
 from services.store.sqlite import Store, StoreError
 from tests.running import DEADLINE_SECONDS
 
@@ -139,19 +137,3 @@ async def test_a_take_that_is_cancelled_holds_nothing(leases: Leases) -> None:
         if not task.cancelled() and (lease := task.result()):
             leases.give_back(lease)
     await eventually(lambda: taken(leases), expected=True)
-
-
-async def test_a_promise_of_one_pod_is_kept_by_another(tmp_path: Path) -> None:
-    """Once, in its time; who comes too early is told anew."""
-    stores = [Store(tmp_path / "store.sqlite") for _ in range(2)]
-    one, other = [SharedPromises(store) for store in stores]
-    now = time.monotonic()
-    assert not await one.recall(7, now + 60, now + 90)
-    assert not await other.recall(7, now - 1, now + 90), "too early"
-    assert await one.recall(7, now + 60, now + 90)
-    assert await other.recall(7, now + 60, now + 90), "it is not kept yet"
-    one.keep(7)
-    await one.recall(8, now + 60, now + 90)  # behind it
-    assert not await other.recall(7, now + 60, now + 90), "it was kept"
-    for store in stores:
-        await store.stop()

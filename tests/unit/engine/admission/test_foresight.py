@@ -8,9 +8,7 @@ import pytest
 
 from services.engine.admission.lengths import Lengths
 from services.engine.admission.pace import Pace
-from services.engine.admission.promises import Promises
 from services.engine.admission.standing import StandingQueue
-from services.engine.admission.ticket import Ask
 
 
 def test_an_answer_is_as_long_as_answers_are() -> None:
@@ -62,43 +60,15 @@ def test_a_longer_prompt_takes_longer() -> None:
     assert pace.prefill_seconds(10) < 0.03
 
 
-def test_promises_are_kept_once_and_in_time() -> None:
-    """Too early is no return as told; who returns in time does so once; who does not is not waited for."""
-    promises = Promises(seed=1)
-    told = promises.make(Ask(fingerprint=7), 10.0, 2.0, now=0.0)
-    assert 10 <= told <= 11
-    assert promises.backlog_seconds(1.0) == 2.0
-    assert not promises.claim(Ask(fingerprint=7), 5.0)
-    assert not promises.claim(Ask(fingerprint=8), told)
-    assert promises.claim(Ask(fingerprint=7), told)
-    assert not promises.claim(Ask(fingerprint=7), told)
-    promises.make(Ask(fingerprint=9), 10.0, 2.0, now=20.0)
-    assert promises.backlog_seconds(60.0) == 0
-    assert len(promises) == 0
-
-
-def test_where_nobody_returns_the_line_is_not_counted() -> None:
-    """It learns that promises of these clients mean nothing."""
-    promises = Promises(seed=1)
-    for number in range(300):
-        promises.make(Ask(fingerprint=number + 1), 1.0, 1.0, now=number / 10)
-    assert promises.backlog_seconds(30.0) < 0.1 * len(promises)
-
-
-def test_a_promise_of_two_pods_is_half_of_one_each() -> None:
-    """A request that two pods refused returns to one of them."""
-    alone, shared = Promises(seed=1), Promises(seed=1)
-    alone.make(Ask(fingerprint=1), 5.0, 2.0, now=0.0)
-    shared.make(Ask(fingerprint=1, attempt=2), 5.0, 2.0, now=0.0)
-    assert shared.backlog_seconds(1.0) == alone.backlog_seconds(1.0) / 2
-
-
 def test_a_burst_may_wait_and_a_standing_queue_may_not() -> None:
-    """Answers take 1 s: a burst may wait as long as the queue's limit; a wait that stays above 1 s is cut to it until the load is over."""
+    """Answers take 1 s: a burst may wait for the queue's limit; a wait that stays above 1 s is cut to it, until it has gone as long."""
     standing = StandingQueue(10.0)
     standing.held(1.0)
     assert standing.max_wait(0.0, now=0.0) == 10
     assert standing.max_wait(6.0, now=0.5) == 10
     assert standing.max_wait(6.0, now=2.0) == 1
     assert standing.max_wait(0.9, now=3.0) == 1, "admission itself keeps it there"
-    assert standing.max_wait(0.1, now=9.0) == 10
+    assert standing.max_wait(0.1, now=9.0) == 1, "a moment without is not the end of it"
+    assert standing.max_wait(0.9, now=9.5) == 1
+    assert standing.max_wait(0.1, now=10.0) == 1
+    assert standing.max_wait(0.1, now=11.1) == 10

@@ -121,38 +121,28 @@ async def test_a_flood_pushes_out_itself_only() -> None:
 
 
 async def test_who_returns_as_told_goes_before_newcomers() -> None:
-    """A promise is kept though newcomers are told to wait; it holds for the same request of the same client, and once."""
+    """While slots are promised to others nobody may wait who comes for the first time, and is told its own wait; who is back may."""
     clock = Clock()
-    gate = admission(slots=2, capacity=4, timeout_seconds=1.5, clock=clock)
+    gate = admission(slots=1, capacity=4, timeout_seconds=1.5, clock=clock)
     learn(gate)
-    running = [await gate.acquire(ask(tokens=101)) for _ in range(2)]
-    tasks = [await queued(gate, ask(tokens=101)) for _ in range(2)]
-    told = []
-    for number in range(8):
-        with pytest.raises(DeadlineUnreachable) as caught:
-            await gate.acquire(ask(tokens=101, fingerprint=number + 1))
-        told.append(caught.value.retry_after_seconds or 0.0)
-    assert told[0] < told[3] < told[7], "who was told before comes before"
-    clock.now += told[1] + 0.01
-    for ticket in running:
-        gate.release(ticket, "length")
-    await asyncio.gather(*tasks)
-    back = await queued(gate, ask(tokens=10, fingerprint=1))
-    another = await queued(gate, ask(tokens=10, fingerprint=2))
-    with pytest.raises(DeadlineUnreachable):
-        await gate.acquire(ask(tokens=10, fingerprint=99))
-    back.cancel()
-    another.cancel()
+    running = await gate.acquire(ask(tokens=101))
+    waiting = await queued(gate, ask(tokens=11))
+    with pytest.raises(DeadlineUnreachable, match=r"free in 5\.0 s") as caught:
+        await gate.acquire(ask(tokens=11), clock.now + 5)
+    assert caught.value.retry_after_seconds == pytest.approx(1.1, rel=0.01)
+    back = await queued(gate, ask(tokens=11, is_back=True))
+    gate.release(running, "length")
+    gate.release(await waiting, "length")
+    assert (await back).place == 2
 
 
 async def test_nobody_waits_for_those_who_never_return() -> None:
-    """With the queue run dry a newcomer is taken, whatever was promised."""
+    """With the queue run dry a newcomer is taken, or waits for the next slot, whatever was promised."""
     clock = Clock()
-    gate = admission(slots=1, capacity=1, timeout_seconds=1, clock=clock)
+    gate = admission(slots=1, capacity=1, timeout_seconds=1.5, clock=clock)
     learn(gate)
-    running = await gate.acquire(ask(tokens=101))
-    for number in range(50):
-        with pytest.raises(DeadlineUnreachable):
-            await gate.acquire(ask(tokens=101, fingerprint=number + 1, deadline=clock.now + 0.5))
+    running = await gate.acquire(ask(tokens=101), clock.now + 60)
+    waiting = asyncio.create_task(gate.acquire(ask(), clock.now + 60))
+    await asyncio.sleep(0)
     gate.release(running, "length")
-    assert (await gate.acquire(ask())).place == 0
+    assert (await waiting).place == 1
