@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import aiohttp
 
 from bench.measuring import ROOT, Section, verdict
 from bench.memory import mebibytes
+from bench.mix import MEAN_TOKENS, capacity, mix
 from services.ops.load.arrivals import poisson
 from services.ops.load.client import run_load
-from services.ops.load.kinds import chat
 from services.ops.load.plot import Axis, Series, line_chart
 from services.ops.load.summary import percentile
 from tests.running import running_pods
@@ -23,7 +20,6 @@ from tests.stack.harness import running_edge
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from services.ops.load.kinds import Kind
     from services.ops.load.outcome import Outcome
     from tests.running import RunningPods
     from tests.stack.harness import RunningEdge
@@ -32,10 +28,9 @@ FACTORS = (0.9, 1.0, 2.0, 5.0, 10.0)
 PICTURE = ROOT / "docs" / "overload.svg"
 LEAD_SECONDS, SECONDS = 10.0, 20.0
 GOODPUT_AIM, REFUSAL_AIM_MS, TTFT_AIM, ERROR_AIM = 0.95, 50.0, 2.0, 0.25
-# Answers differ as users' do: most are short, few are long. Tokens and how often.
-ANSWERS = ((20, 4), (60, 3), (150, 2), (300, 1))
-MEAN_TOKENS = sum(tokens * weight for tokens, weight in ANSWERS) / sum(weight for _, weight in ANSWERS)
 _PODS, _SLOTS = 2, 8
+# Every slot is busy, and nobody waits for long.
+_CLIENTS = _PODS * _SLOTS + 2
 _EDGE: dict[str, Any] = {"max_concurrent_requests": _SLOTS, "address_requests_per_second": 1_000_000, "address_burst": 1_000_000}
 # Below this wait the clock's steps are what is measured.
 _MIN_WAIT_MS = 50.0
@@ -53,23 +48,27 @@ class Engine:
 
 ENGINES = (
     Engine("fake", {"fake_tokens_per_second": 150, "fake_first_token_ms": 20}, 6.0),
-    Engine("transformers", {"engine": "transformers", "num_threads": 1}, 60.0),
+    Engine("transformers", {"engine": "transformers", "num_threads": 1}, 12.0),
 )
 
 
 @dataclass
 class Seen:
-    """One load and what came of it, after its lead-in."""
+    """One load and what came of it, after its lead-in: `outcomes` of what was asked then, `good` of what was answered in time then."""
 
     factor: float
-    outcomes: list[Outcome]
-    seconds: float
+    everything: InitVar[list[Outcome]]
     deadline: float
     resident_mib: float
+    outcomes: list[Outcome] = field(init=False)
+    good_ones: list[Outcome] = field(init=False)
     results: dict[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, everything: list[Outcome]) -> None:
         """Counts the answers by status and code."""
+        self.outcomes = [one for one in everything if one.stage == 1]
+        ends = LEAD_SECONDS, LEAD_SECONDS + SECONDS
+        self.good_ones = [one for one in everything if one.is_whole and one.latency <= self.deadline and ends[0] <= one.ended < ends[1]]
         self.results = {}
         for outcome in self.outcomes:
             self.results[outcome.result] = self.results.get(outcome.result, 0) + 1
@@ -77,12 +76,12 @@ class Seen:
     @property
     def good_tokens(self) -> float:
         """Tokens a second of answers that came whole and in time: what the engine did for somebody."""
-        return sum(one.tokens for one in self.outcomes if one.is_whole and one.latency <= self.deadline) / self.seconds
+        return sum(one.tokens for one in self.good_ones) / SECONDS
 
     @property
     def good(self) -> float:
         """Requests a second that were answered whole and in time."""
-        return sum(one.is_whole and one.latency <= self.deadline for one in self.outcomes) / self.seconds
+        return len(self.good_ones) / SECONDS
 
     @property
     def ttft(self) -> float:
@@ -109,25 +108,6 @@ class Seen:
         return found
 
 
-def mix(deadline: float) -> list[Kind]:
-    """JSON and streams, each with every length; prompts differ, so that no two requests are the same."""
-    headers = {"x-request-deadline-ms": str(int(deadline * 1000))}
-    # So many that no two requests of a load are the same: one that is would be taken for a return.
-    prompts = [f"Please answer question number {number} about distributed systems." for number in range(20_000)]
-    return [
-        chat(
-            f"{tokens} tokens{', stream' * is_stream}",
-            is_stream=is_stream,
-            prompts=prompts,
-            max_tokens=tokens,
-            weight=weight,
-            headers=headers,
-        )
-        for tokens, weight in ANSWERS
-        for is_stream in (False, True)
-    ]
-
-
 @contextlib.asynccontextmanager
 async def stack(engine: Engine, **more: Any) -> AsyncIterator[tuple[RunningPods, RunningEdge]]:
     """Pods and an edge, with room for more than admission takes."""
@@ -137,40 +117,18 @@ async def stack(engine: Engine, **more: Any) -> AsyncIterator[tuple[RunningPods,
             yield pods, edge
 
 
-async def capacity(url: str, seconds: float) -> float:
-    """Requests a second of this mix that are answered with every slot busy and nobody waiting for long."""
-    kinds, done = mix(600), 0
-    bodies = [body for kind in kinds for body in kind.bodies[:3] for _ in range(int(kind.weight))]
-    loop = asyncio.get_running_loop()
-
-    async def client(number: int, session: aiohttp.ClientSession) -> None:
-        nonlocal done
-        while loop.time() < end:
-            async with session.post(
-                url + kinds[0].path, data=bodies[number % len(bodies)], headers={"content-type": "application/json"}
-            ) as got:
-                await got.read()
-                done += got.status == 200 and loop.time() < end
-            number += 7
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        end = loop.time() + seconds
-        await asyncio.gather(*[client(number, session) for number in range(_PODS * _SLOTS + 2)])
-    return done / seconds
-
-
 async def loads(engine: Engine, factors: Sequence[float], *, rate: float = 0.0, **more: Any) -> tuple[float, list[Seen]]:
     """The capacity, unless it is given, and one load after the other on the same pods."""
     seen = []
     async with stack(engine, **more) as (pods, edge):
         if not rate:
-            await capacity(edge.url, LEAD_SECONDS)
-            rate = await capacity(edge.url, SECONDS)
+            await capacity(edge.url, _CLIENTS, LEAD_SECONDS)
+            rate = await capacity(edge.url, _CLIENTS, SECONDS)
         for factor in factors:
             stages = [poisson(rate * factor, LEAD_SECONDS), poisson(rate * factor, SECONDS)]
             outcomes = await run_load(edge.url, mix(engine.deadline), stages, seed=int(factor * 10), time_limit=engine.deadline * 4)
             resident = max(mebibytes(entry["pid"], "Rss") for entry in pods.entries)
-            seen.append(Seen(factor, [one for one in outcomes if one.stage == 1], SECONDS, engine.deadline, resident))
+            seen.append(Seen(factor, outcomes, engine.deadline, resident))
     return rate, seen
 
 
@@ -221,7 +179,8 @@ async def section(engine: Engine, *, factors: Sequence[float] = FACTORS) -> tupl
         f"Two pods of {_SLOTS} slots behind Envoy, JSON and streams of {MEAN_TOKENS:.0f} tokens on average, Poisson arrivals that do not "
         f"wait for answers. 1× is {rate:.1f} requests/s, as measured in a closed loop. A request counts if its answer is whole within "
         f"{engine.deadline:g} s, which it says (x-request-deadline-ms); of goodput the tokens are compared, since short answers are the "
-        f"ones that can be in time when all wait. Each load ran {LEAD_SECONDS:g} s before it was counted, for {SECONDS:g} s. `off` is "
+        f"ones that can be in time when all wait. The clients run on the same cores. Each load ran {LEAD_SECONDS:g} s before it was "
+        f"counted, for {SECONDS:g} s. `off` is "
         f"ENABLE_BACKPRESSURE=false. Waits were predicted with a median error of {median:.0%} of {len(errors)} "
         f"(aim ≤ {ERROR_AIM:.0%}{'' if median <= ERROR_AIM else ', **missed**'}).",
     )

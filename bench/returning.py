@@ -13,7 +13,7 @@ import aiohttp
 import msgspec
 
 from bench.measuring import Section
-from bench.overload import ANSWERS
+from bench.mix import ANSWERS
 from tests.running import running_pods
 from tests.stack.harness import running_edge
 

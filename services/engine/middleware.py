@@ -11,7 +11,16 @@ from aiohttp import web
 
 from services.engine.exchange import CLIENT_LEFT, Exchange
 from services.engine.keys import METRICS, POD, TRACING
-from services.openai.errors import ApiError, BadRequest, EngineError, MethodNotAllowed, NotFound, RateLimitExceeded, RequestTooLarge
+from services.openai.errors import (
+    AllPromised,
+    ApiError,
+    BadRequest,
+    EngineError,
+    MethodNotAllowed,
+    NotFound,
+    RateLimitExceeded,
+    RequestTooLarge,
+)
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ def error_response(error: ApiError) -> web.Response:
         # Whole seconds is all that the standard knows; the OpenAI packages read the exact time from a header of their own.
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
         response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
-    if isinstance(error, RateLimitExceeded):
+    if isinstance(error, RateLimitExceeded | AllPromised):
         response.headers["x-envoy-ratelimited"] = "true"  # the same everywhere: Envoy need not ask another pod
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = error.allow

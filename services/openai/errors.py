@@ -19,7 +19,8 @@ ApiError
 ├── RateLimitExceeded 429         rate_limit_exceeded (Retry-After)
 ├── QueueFull 429                 queue_full           (Retry-After)
 ├── DeadlineUnreachable 429       deadline_unreachable (Retry-After)
-│   └── QueueTimeout              deadline_unreachable
+│   ├── QueueTimeout              deadline_unreachable
+│   └── AllPromised               deadline_unreachable
 ├── EngineError 500               engine_error
 ├── Draining 503                  draining
 ├── NotReady 503                  not_ready
@@ -204,6 +205,10 @@ class DeadlineUnreachable(ApiError):
 
 class QueueTimeout(DeadlineUnreachable):
     """It waited as long as it may, in vain: the prediction was wrong."""
+
+
+class AllPromised(DeadlineUnreachable):
+    """The slots of all pods are promised to those who were told to return: no other pod need be asked."""
 
 
 class EngineError(ApiError):

@@ -11,7 +11,7 @@ from services.engine.admission.fair_queue import FairQueue
 from services.engine.admission.forecast import Forecast
 from services.engine.admission.standing import StandingQueue
 from services.engine.admission.ticket import Ticket
-from services.openai.errors import DeadlineUnreachable, Draining, QueueFull, QueueTimeout
+from services.openai.errors import AllPromised, DeadlineUnreachable, Draining, QueueFull, QueueTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from services.engine.admission.ticket import Ask
     from services.openai.errors import ApiError
 
+# What is promised for so many times the longest wait leaves no room with another pod either, whatever chance gave that one.
+_SURELY = 2.0
 # Playing a longer queue through would take longer than it is worth.
 _MAX_PLAYED = 512
 
@@ -173,7 +175,9 @@ class Admission:
         why = f"QUEUE_TIMEOUT_SECONDS={timeout:g}" if limit == timeout else f"while so many come, nobody waits longer than {limit:.1f} s"
         if turn <= limit and left is not None:
             why = f"the answer would take {seconds:.1f} s and its deadline is in {left:.1f} s"
-        raise DeadlineUnreachable(f"A slot would be free in {turn:.1f} s: {why}.", retry_after_seconds=wait)
+        # Past saturation most are refused: another pod, to which the slots are promised, too, would refuse them for the same price again.
+        kind = AllPromised if turn > max(wait, limit * _SURELY) else DeadlineUnreachable
+        raise kind(f"A slot would be free in {turn:.1f} s: {why}.", retry_after_seconds=wait)
 
     def _wait_behind(self, before: Iterable[Ticket], now: float) -> float | None:
         if len(self.queue) > _MAX_PLAYED:

@@ -8,10 +8,12 @@ Jacobson, 2012); who comes meanwhile is told to return.
 from __future__ import annotations
 
 _MIN_TARGET_SECONDS = 0.1
+# Of what one answer takes. Less refuses many at nine tenths of the load, where chance alone makes such queues; more is waited for in vain.
+_TARGET_SHARE = 1.5
 # A queue that has been too long for as long as is aimed at, or at least so long, is no burst.
 _MIN_BURST_SECONDS = 1.0
 # Only a queue that stays below this share of the aim shows that the load is over: at the aim itself admission keeps it.
-_GONE_SHARE = 0.25
+_GONE_SHARE = 0.5
 _LEARNING = 0.1
 
 
@@ -32,7 +34,7 @@ class StandingQueue:
 
     def max_wait(self, wait: float, now: float) -> float:
         """The longest wait that is allowed at this moment, in which a newcomer would have `wait`."""
-        target = min(self._timeout, max(_MIN_TARGET_SECONDS, self._mean_hold))
+        target = min(self._timeout, max(_MIN_TARGET_SECONDS, self._mean_hold * _TARGET_SHARE))
         if (wait <= target * _GONE_SHARE) if self._stands else (wait > target):
             if self._contrary_at is None:
                 self._contrary_at = now

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.openai.errors import DeadlineUnreachable, QueueFull
+from services.openai.errors import AllPromised, DeadlineUnreachable, QueueFull
 from tests.unit.engine.admission.gates import Clock, admission, ask, learn, queued
 
 
@@ -127,7 +127,7 @@ async def test_who_returns_as_told_goes_before_newcomers() -> None:
     learn(gate)
     running = await gate.acquire(ask(tokens=101))
     waiting = await queued(gate, ask(tokens=11))
-    with pytest.raises(DeadlineUnreachable, match=r"free in 5\.0 s") as caught:
+    with pytest.raises(AllPromised, match=r"free in 5\.0 s") as caught:
         await gate.acquire(ask(tokens=11), clock.now + 5)
     assert caught.value.retry_after_seconds == pytest.approx(1.1, rel=0.01)
     back = await queued(gate, ask(tokens=11, is_back=True))
