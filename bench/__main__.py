@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import ablation, chain, client, crowds, drills, edge, engine, limits, memory, overload, pod, returning, tracing
+from bench import ablation, chain, client, crowds, drills, edge, engine, limits, memory, overload, peer, pod, returning, tracing
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "limits": limits.measure,
     "engine": engine.measure,
     "overload": overload.measure,
+    "peer": peer.measure,
     "returning": returning.measure,
     "crowds": crowds.measure,
     "drills": drills.measure,

@@ -18,6 +18,8 @@ _SLOW_START = {"fake_first_token_ms": 300}
 _PATIENT = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_seconds": 25, "request_timeout_seconds": 60}
 _SMALL = LIMITS | {"max_model_len": 1_000_000, "max_concurrent_requests": 128}
 WHAT: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
+    "replaced": ("all replaced, one after the other", {}, ("hi",)),
+    "scaled": ("2 → 4 → 1 → 2 pods", {}, ("hi",)),
     "terminated": ("SIGTERM", {}, ("hi",)),
     "killed": ("SIGKILL", {}, ("hi",)),
     "frozen": ("SIGSTOP for 10 s", _PATIENT, ("hi",)),
@@ -33,7 +35,7 @@ async def measure() -> list[Section]:
         "Faults under load",
         [
             "drill",
-            "what is done to one of two pods",
+            "what is done to one of two pods, or all",
             "requests",
             "failed",
             "streams broken",

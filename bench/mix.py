@@ -11,6 +11,8 @@ import aiohttp
 from services.ops.load.kinds import chat
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.ops.load.kinds import Kind
 
 # Answers differ as users' do: most are short, few are long. Tokens and how often.
@@ -37,10 +39,15 @@ def mix(deadline: float) -> list[Kind]:
     ]
 
 
-async def capacity(url: str, clients: int, seconds: float) -> float:
+def lengths(kinds: Sequence[Kind]) -> dict[str, int]:
+    """Tokens of each kind's answers, by its name."""
+    return {kind.name: int(kind.name.split()[0]) for kind in kinds}
+
+
+async def capacity(url: str, clients: int, seconds: float, kinds: Sequence[Kind] | None = None) -> float:
     """Requests a second of this mix that so many clients get answered, each of which asks again as soon as it has its answer."""
-    kinds, tokens, chance = mix(600), 0, random.Random(1)
-    length = {kind.name: ANSWERS[number // 2][0] for number, kind in enumerate(kinds)}
+    kinds, tokens, chance = kinds or mix(600), 0, random.Random(1)
+    length = lengths(kinds)
     weights = [kind.weight for kind in kinds]
     loop = asyncio.get_running_loop()
 

@@ -38,6 +38,26 @@ async def answers_of(started: Fleet, name: str) -> float:
     return sum(counts)
 
 
+async def test_replacing_all_pods_fails_nothing() -> None:
+    """One after the other: every answer is whole, and none of the processes is one from before."""
+    async with fleet(2, **SLOW_START) as started:
+        before = {entry["pid"] for entry in started.pods.entries}
+        counted = await drilled(started, drill("replaced", started))
+        assert counted.lost == [], counted.told()
+        assert not before & {entry["pid"] for entry in started.pods.entries}
+        await started.until_whole()
+
+
+async def test_more_and_fewer_pods_fail_nothing() -> None:
+    """Two, four, one, two: every answer is whole, and all four gave some."""
+    async with fleet(2, **SLOW_START) as started:
+        counted = await drilled(started, drill("scaled", started))
+        assert counted.lost == [], counted.told()
+        assert {one.pod for one in counted.outcomes} == {POD, "engine-2", "engine-3", "engine-4"}
+        assert len(started.pods.entries) == 2
+        await started.until_whole()
+
+
 async def test_a_pod_that_is_told_to_stop_fails_nothing() -> None:
     """SIGTERM: every answer is whole, and the pod is back in a new process."""
     async with fleet(2, **SLOW_START) as started:

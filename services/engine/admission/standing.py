@@ -8,10 +8,10 @@ Jacobson, 2012); who comes meanwhile is told to return.
 from __future__ import annotations
 
 _MIN_TARGET_SECONDS = 0.1
-# Of what one answer takes. Less refuses many at nine tenths of the load, where chance alone makes such queues; more is waited for in vain.
-_TARGET_SHARE = 1.5
+# Of what one answer takes. Longer waits serve nobody; shorter ones would refuse many where chance alone makes such queues.
+_TARGET_SHARE = 0.8
 # A queue that has been too long for as long as is aimed at, or at least so long, is no burst.
-_MIN_BURST_SECONDS = 1.0
+_MIN_BURST_SECONDS = 2.0
 # Only a queue that stays below this share of the aim shows that the load is over: at the aim itself admission keeps it.
 _GONE_SHARE = 0.5
 _LEARNING = 0.1

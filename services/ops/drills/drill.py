@@ -5,8 +5,10 @@ A drill does not judge what clients see: whoever carries it out has the load, an
 
 from __future__ import annotations
 
+import signal
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
 import psutil
@@ -31,11 +33,11 @@ class Drill(ABC):
 
     def __init__(self, state_dir: Path, pod: str) -> None:
         """Notes the pod's process as it is before the fault. Raises `OpsError` if there is no such pod."""
-        self._path = state_dir / pods_file.NAME
+        self.state_dir = state_dir
         self.pod = pod
-        found = [entry for entry in self._entries() if entry.name == pod and not entry.is_leaving]
+        found = [entry for entry in self.staying() if entry.name == pod]
         if not found:
-            raise OpsError(f"pod must be one of {', '.join(sorted({entry.name for entry in self._entries()})) or 'none'}, got {pod}")
+            raise OpsError(f"pod must be one of {', '.join(sorted({entry.name for entry in self.known().pods})) or 'none'}, got {pod}")
         self.before = found[0]
         self._process = self._find_process()
         self.injected_at = 0.0
@@ -63,16 +65,32 @@ class Drill(ABC):
 
     def is_steady(self) -> bool:
         """Whether the pod is ready again, in the old process or, if that died, in a new one."""
-        entries = [entry for entry in self._entries() if entry.name == self.pod]
+        entries = [entry for entry in self.known().pods if entry.name == self.pod]
         if len(entries) != 1 or (self.is_dead and entries[0].pid == self.before.pid):
             return False
         return probe.readiness(entries)[0].state == "ready"
 
-    def _entries(self) -> tuple[PodEntry, ...]:
+    def staying(self) -> list[PodEntry]:
+        """The pods but those that drain to end."""
+        return [entry for entry in self.known().pods if not entry.is_leaving]
+
+    def known(self) -> pods_file.PodsFile:
+        """What the runner tells of its pods. Raises `OpsError` if there is none."""
+        path = self.state_dir / pods_file.NAME
         try:
-            return pods_file.read(self._path).pods
+            return pods_file.read(path)
         except FileNotFoundError:
-            raise OpsError(f"nothing runs: there is no {self._path}") from None
+            raise OpsError(f"nothing runs: there is no {path}") from None
+
+    def tell_runner(self) -> None:
+        """Has the runner, of whom pods are children, read what is asked of it. Raises `OpsError` if it is gone."""
+        for entry in self.staying():
+            with suppress(psutil.NoSuchProcess):
+                runner = psutil.Process(entry.pid).parent()
+                if runner is not None and runner.pid > 1:
+                    runner.send_signal(signal.SIGUSR1)
+                    return
+        raise OpsError("no pod's runner is there; see `convoy status`")
 
     def _find_process(self) -> psutil.Process:
         try:

@@ -61,14 +61,14 @@ def test_a_longer_prompt_takes_longer() -> None:
 
 
 def test_a_burst_may_wait_and_a_standing_queue_may_not() -> None:
-    """Answers take 1 s: a burst may wait for the queue's limit; a wait that stays above 1.5 s is cut to it, until it has gone as long."""
+    """Answers take 5 s: a burst may wait for the queue's limit; a wait that stays above 4 s is cut to it, until it has gone as long."""
     standing = StandingQueue(10.0)
-    standing.held(1.0)
+    standing.held(5.0)
     assert standing.max_wait(0.0, now=0.0) == 10
-    assert standing.max_wait(6.0, now=0.5) == 10
-    assert standing.max_wait(6.0, now=2.1) == 1.5
-    assert standing.max_wait(1.4, now=3.0) == 1.5, "admission itself keeps it there"
-    assert standing.max_wait(0.1, now=9.0) == 1.5, "a moment without is not the end of it"
-    assert standing.max_wait(1.4, now=9.5) == 1.5
-    assert standing.max_wait(0.1, now=10.0) == 1.5
-    assert standing.max_wait(0.1, now=11.6) == 10
+    assert standing.max_wait(6.0, now=1.0) == 10
+    assert standing.max_wait(6.0, now=5.1) == 4
+    assert standing.max_wait(3.9, now=6.0) == 4, "admission itself keeps it there"
+    assert standing.max_wait(0.1, now=19.0) == 4, "a moment without is not the end of it"
+    assert standing.max_wait(3.9, now=20.0) == 4
+    assert standing.max_wait(0.1, now=21.0) == 4
+    assert standing.max_wait(0.1, now=25.1) == 10

@@ -1,0 +1,131 @@
+"""The same loads against another server of the same model: `transformers serve` with continuous batching, which has no admission.
+
+Its web server is not among our dependencies: it is installed beside them, into the state folder, when this is first run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import msgspec
+
+from bench import mix
+from bench.measuring import ROOT, Section
+from services.ops.load.arrivals import poisson
+from services.ops.load.client import run_load
+from services.ops.load.kinds import CHAT, Kind
+from services.ops.load.summary import percentile
+from services.ops.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.ops.load.outcome import Outcome
+
+PACKAGES = ("fastapi==0.165.0", "uvicorn==0.54.0")
+FOLDER = ROOT / ".convoy" / "bench-peer"
+FACTORS = (0.9, 2.0, 5.0)
+DEADLINE, LEAD_SECONDS, SECONDS, START_SECONDS = 12.0, 10.0, 20.0, 120.0
+SLOTS = 16
+"""As many clients as two pods have slots measure its capacity, and two more."""
+
+
+def _model(folder: Path) -> Path:
+    """The demo model, whose answers end at `max_tokens` only: this server knows no `ignore_eos`."""
+    copy = Path(shutil.copytree(ROOT / "models" / "demo", folder / "demo"))
+    for name in ("config.json", "generation_config.json"):
+        fields = msgspec.json.decode((copy / name).read_bytes())
+        (copy / name).write_bytes(msgspec.json.encode(fields | {"eos_token_id": None}))
+    return copy
+
+
+@contextlib.asynccontextmanager
+async def served() -> AsyncIterator[tuple[str, str]]:
+    """The server's address, and its model's name."""
+    if not FOLDER.exists():
+        install = [f"{ROOT}/.venv/bin/uv", "pip", "install", "--quiet", "--python", sys.executable, "--target", str(FOLDER), *PACKAGES]
+        subprocess.run(install, check=True)  # noqa: ASYNC221 - nothing else happens meanwhile
+    with tempfile.TemporaryDirectory() as folder:
+        model, port = _model(Path(folder)), free_port("127.0.0.1")
+        url = f"http://127.0.0.1:{port}"
+        serve = ["serve", str(model), "--continuous-batching", "--cb-num-blocks", "512", "--device", "cpu", "--host", "127.0.0.1"]
+        command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *serve, "--port", str(port)]
+        environment = os.environ | {"PYTHONPATH": str(FOLDER), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await _until_ready(url, process)
+            yield url, str(model)
+        finally:
+            process.kill()
+            await process.wait()
+
+
+async def _until_ready(url: str, process: asyncio.subprocess.Process) -> None:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + START_SECONDS
+    async with aiohttp.ClientSession() as session:
+        while loop.time() < end:
+            if process.returncode is not None:
+                raise RuntimeError(f"transformers serve ended with {process.returncode}")
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"{url}/health") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.2)
+    raise RuntimeError(f"transformers serve was not ready after {START_SECONDS:g} s")
+
+
+def _kinds(model: str) -> list[Kind]:
+    """The mix of the other benches without what this server refuses."""
+    kinds = []
+    for kind in mix.mix(DEADLINE):
+        bodies = [msgspec.json.decode(body) for body in kind.bodies[:2000]]
+        asked = [{name: body[name] for name in ("messages", "max_tokens", "stream")} | {"model": model} for body in bodies]
+        bytes_of = tuple(map(msgspec.json.encode, asked))
+        kinds.append(Kind(name=kind.name, path=CHAT, bodies=bytes_of, is_stream=kind.is_stream, weight=kind.weight))
+    return kinds
+
+
+def _row(factor: float, outcomes: list[Outcome], length: dict[str, int], best: float) -> tuple[list[str], float]:
+    """A load's line, and the tokens a second that came in time. A stream of this server has no [DONE]: it is whole if it has all tokens."""
+    answered = [one for one in outcomes if one.status == 200]
+    good = [one for one in answered if one.latency <= DEADLINE and LEAD_SECONDS <= one.ended < LEAD_SECONDS + SECONDS]
+    tokens = sum(length[one.kind] for one in good) / SECONDS
+    asked = [one for one in outcomes if one.stage == 1]
+    late = sum(one.status == 200 and one.latency > DEADLINE for one in asked)
+    failed = sum(one.status != 200 for one in asked)
+    ttft = percentile(sorted(one.ttft for one in asked if one.status == 200 and one.ttft is not None) or [0.0], 0.95)
+    cells = [f"{factor:g}×", f"{len(good) / SECONDS:.1f}/s", f"{tokens / (best or tokens):.2f}×", f"{ttft:.1f} s", str(late), str(failed)]
+    return cells, tokens
+
+
+async def measure() -> list[Section]:
+    """Its capacity, and loads above it."""
+    section = Section("Past saturation, another server", ["load", "goodput", "tokens in time, beside 0.9×", "TTFT p95", "late", "failed"])
+    async with served() as (url, model):
+        kinds = _kinds(model)
+        await mix.capacity(url, SLOTS + 2, LEAD_SECONDS, kinds)
+        rate = await mix.capacity(url, SLOTS + 2, SECONDS, kinds)
+        best = 0.0
+        for factor in FACTORS:
+            stages = [poisson(rate * factor, LEAD_SECONDS), poisson(rate * factor, SECONDS)]
+            outcomes = await run_load(url, kinds, stages, seed=int(factor * 10), time_limit=DEADLINE * 4)
+            cells, tokens = _row(factor, outcomes, mix.lengths(kinds), best)
+            best = best or tokens
+            section.rows.append(cells)
+    section.notes = (
+        f"`transformers serve --continuous-batching` on all cores with the demo model, asked without Envoy; the same answers' lengths and "
+        f"the same {DEADLINE:g} s as above, which it cannot be told. 1× is {rate:.1f} requests/s, its own capacity in a closed loop of "
+        f"{SLOTS + 2} clients. Late: answered 200 after the client had ceased to care. Failed: neither answered nor refused within "
+        f"{DEADLINE * 4:g} s."
+    )
+    return [section]
