@@ -20,6 +20,8 @@ log = get_logger()
 
 # Where nothing was seen of the engine yet, nobody can say when a slot will be free.
 _UNKNOWN_WAIT_SECONDS = 1.0
+# Nobody who is refused is told to come at this very moment, however soon a slot seems to be free.
+_MIN_TOLD_SECONDS = 0.1
 
 
 class Entry:
@@ -66,9 +68,9 @@ class Entry:
 
     async def _tell(self, ask: Ask, refusal: ApiError) -> Told:
         """What the line of those who are to return has for it."""
-        wait, seconds = refusal.retry_after_seconds, self.admission.forecast.seconds(ask)
-        if wait is None or not ask.fingerprint:
-            return Told(max(_UNKNOWN_WAIT_SECONDS if wait is None else wait, self.admission.seconds_until(self._promises.until)))
+        wait, seconds = _wait(refusal), self.admission.forecast.seconds(ask)
+        if refusal.retry_after_seconds is None or not ask.fingerprint:
+            return Told(max(wait, self.admission.seconds_until(self._promises.until)))
         try:
             return await self._promises.tell(ask.fingerprint, wait, seconds or 0.0, was_told=ask.attempt > 1)
         except StoreError as error:
@@ -78,10 +80,15 @@ class Entry:
 
     def _renewed(self, ask: Ask, refusal: ApiError, promise: int) -> ApiError:
         """It is told another time; at the first attempt another pod is still to be asked, and shall know that it was promised."""
-        wait = _UNKNOWN_WAIT_SECONDS if refusal.retry_after_seconds is None else refusal.retry_after_seconds
+        wait = _wait(refusal)
         if ask.attempt > 1:
             self._promises.renew(promise, wait)
         return _saying(refusal, wait)
+
+
+def _wait(refusal: ApiError) -> float:
+    wait = refusal.retry_after_seconds
+    return _UNKNOWN_WAIT_SECONDS if wait is None else max(_MIN_TOLD_SECONDS, wait)
 
 
 def _saying(refusal: ApiError, seconds: float) -> ApiError:

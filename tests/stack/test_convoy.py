@@ -157,7 +157,8 @@ async def test_a_killed_pod_loses_no_request_that_had_no_token(number: int) -> N
     lost = [outcome for outcome, had_begun in zip(outcomes, begun, strict=True) if not outcome.is_whole and not had_begun]
     broken = [outcome for outcome, had_begun in zip(outcomes, begun, strict=True) if not outcome.is_whole and had_begun]
     # A stream may begin between our last look and the kill; it is broken then, not lost, and says so.
-    assert [outcome for outcome in lost if not outcome.has_begun] == []
+    # Nor does one whose headers have come, which a pod sends with the first token: Envoy may drop what it had not passed on yet.
+    assert [outcome for outcome in lost if not outcome.has_begun and not (outcome.is_stream and outcome.status == 200)] == []
     assert all(outcome.is_stream and outcome.error for outcome in broken + lost)
 
 

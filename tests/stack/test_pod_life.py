@@ -44,8 +44,8 @@ async def test_drain_is_not_for_clients() -> None:
 async def test_two_pods_of_three_that_drain_at_once_lose_nothing() -> None:
     """Under a steady load of JSON answers and streams, with requests queued: every one is answered whole."""
     async with fleet(3, max_concurrent_requests=3, queue_capacity=100, fake_tokens_per_second=100) as started:
-        load = asyncio.create_task(started.asking(tokens=40).open_loop(200, 20))
-        await started.until_in_flight(6)
+        load = asyncio.create_task(started.asking(tokens=30).open_loop(200, 20))
+        await started.until_in_flight(5)
         before = {name: started.pods.entry(name)["pid"] for name in ("engine-1", "engine-2")}
         await asyncio.gather(*(drain(started, name) for name in before))
         answers = await load
