@@ -39,6 +39,7 @@ _TABLES = ("leases", "promises", "servers", "line", "boots")
 _LINE = "INSERT INTO line SELECT 0, 50, 50 WHERE NOT EXISTS (SELECT 1 FROM line)"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _BUSY_SECONDS = 0.5
+_RETRY_SECONDS = 0.01
 _STOP_SECONDS = 2.0
 
 
@@ -94,7 +95,7 @@ class Store:
         is_running = True
         while is_running:
             try:
-                with closing(self._open()) as connection:
+                with closing(self._open_beside_others()) as connection:
                     while is_running:
                         is_running = self._serve(connection)
                     for farewell in self._farewells:
@@ -102,14 +103,26 @@ class Store:
             except (sqlite3.Error, OSError) as error:  # noqa: PERF203 - not a fast loop
                 is_running = self._refuse(f"{self.path}: {error}")
 
+    def _open_beside_others(self) -> sqlite3.Connection:
+        """Pods that begin together open a new file together; SQLite does not wait while another one makes it a WAL."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:  # noqa: PERF203 - not a fast loop
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = OFF")  # what a power failure takes would be void after it
-        connection.executescript(_SCHEMA)
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else "unknown"
         connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            connection.execute(statement)
         if not connection.execute("SELECT 1 FROM boots WHERE id = ?", (boot,)).fetchone():
             for table in _TABLES:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - names of our own

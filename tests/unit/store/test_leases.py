@@ -137,3 +137,15 @@ async def test_a_take_that_is_cancelled_holds_nothing(leases: Leases) -> None:
         if not task.cancelled() and (lease := task.result()):
             leases.give_back(lease)
     await eventually(lambda: taken(leases), expected=True)
+
+
+async def test_a_file_that_another_pod_is_making_is_waited_for(tmp_path: Path) -> None:
+    """None is told that it is locked, which would admit a request uncounted."""
+    maker = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    maker.execute("CREATE TABLE something (id)")
+    store = Store(tmp_path / "store.sqlite")
+    asyncio.get_running_loop().call_later(0.1, maker.execute, "COMMIT")
+    assert await Leases(store).take("alice", 5) is not None
+    await store.stop()
+    maker.close()
