@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING, Any
 from bench.measuring import Section
 from services.ops.drills.table import DRILLS
 from tests.drills.counted import PER_SECOND, drilled
-from tests.drills.fleet import LIMITS, fleet
+from tests.drills.fleet import PATIENT, SLOW_START, SMALL, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_SLOW_START = {"fake_first_token_ms": 300}
-_PATIENT = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_seconds": 25, "request_timeout_seconds": 60}
-_SMALL = LIMITS | {"max_model_len": 1_000_000, "max_concurrent_requests": 128}
 WHAT: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "replaced": ("all replaced, one after the other", {}, ("hi",)),
     "scaled": ("2 → 4 → 1 → 2 pods", {}, ("hi",)),
     "terminated": ("SIGTERM", {}, ("hi",)),
     "killed": ("SIGKILL", {}, ("hi",)),
-    "frozen": ("SIGSTOP for 10 s", _PATIENT, ("hi",)),
-    "out-of-memory": ("no memory for 3 s, prompts of 1 MB", _SMALL, ("hi", "hi", "hi", "many words " * 90_000)),
+    "frozen": ("SIGSTOP for 10 s", PATIENT, ("hi",)),
+    "out-of-memory": ("no memory for 3 s, prompts of 1 MB", SMALL, ("hi", "hi", "hi", "many words " * 90_000)),
     "log-disk-full": ("logs may not grow for 3 s", {}, ("hi",)),
 }
 """Of each drill: what is done, the pods' settings, and the prompts meanwhile."""
@@ -49,7 +46,7 @@ async def measure() -> list[Section]:
     )
     for name, (fault, settings, prompts) in WHAT.items():
         with tempfile.TemporaryDirectory() as folder:
-            async with fleet(2, **{**_SLOW_START, **settings, "pod_log_dir": Path(folder)}) as started:
+            async with fleet(2, **{**SLOW_START, **settings, "pod_log_dir": Path(folder)}) as started:
                 counted = await drilled(started, DRILLS[name](started.pods.state_dir, "engine-1"), prompts)
         broken = len(counted.lost) - len(counted.failed)
         twice = sum(one.attempts > 1 for one in counted.outcomes)

@@ -32,6 +32,12 @@ LIMITS: dict[str, Any] = {
     "stall_timeout_seconds": 10,
     "request_timeout_seconds": 30,
 }
+SLOW_START: dict[str, Any] = {"fake_first_token_ms": 300}
+"""So that some requests have no first token when the fault comes, and some have."""
+PATIENT: dict[str, Any] = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_seconds": 25, "request_timeout_seconds": 60}
+"""Pods that may stand still for ten seconds."""
+SMALL: dict[str, Any] = LIMITS | {"max_model_len": 1_000_000, "max_concurrent_requests": 128}
+"""Pods whose prompts may be larger than their memory."""
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from services.ops.drills.table import DRILLS
 from tests.drills.counted import drilled
-from tests.drills.fleet import LIMITS, fleet
+from tests.drills.fleet import PATIENT, SLOW_START, SMALL, fleet
 from tests.stack.harness import until
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.stack, pytest.mark.asyncio]
 
 POD = "engine-1"
-SLOW_START: dict[str, Any] = {"fake_first_token_ms": 300}
-"""So that some requests have no first token when the fault comes, and some have."""
-PATIENT: dict[str, Any] = LIMITS | {"hang_timeout_seconds": 20, "stall_timeout_seconds": 25, "request_timeout_seconds": 60}
 
 
 def drill(name: str, started: Fleet) -> Drill:
@@ -95,7 +92,7 @@ async def test_a_pod_frozen_for_ten_seconds_loses_nothing() -> None:
 
 async def test_a_pod_without_memory_fails_alone() -> None:
     """No more memory: prompts that need some, and are the first to do so, are answered elsewhere; if the pod hangs of it, it is killed."""
-    async with fleet(2, **LIMITS, **SLOW_START, max_model_len=1_000_000, max_concurrent_requests=128) as started:
+    async with fleet(2, **SMALL, **SLOW_START) as started:
         counted = await drilled(started, drill("out-of-memory", started), meanwhile=("hi", "hi", "hi", "many words " * 90_000))
         assert counted.failed == [], counted.told()
         assert {one.pod for one in counted.lost} <= {POD}
