@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
+import time
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.measuring import ROOT, Section, verdict
+from bench.measuring import ROOT, Section, cpu_seconds, verdict
 from bench.memory import mebibytes
 from bench.mix import MEAN_TOKENS, capacity, mix
 from services.ops.load.arrivals import poisson
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 FACTORS = (0.9, 1.0, 2.0, 5.0, 10.0)
 PICTURE = ROOT / "docs" / "overload.svg"
-LEAD_SECONDS, SECONDS = 10.0, 20.0
+LEAD_SECONDS = 10.0
 GOODPUT_AIM, REFUSAL_AIM_MS, TTFT_AIM, ERROR_AIM = 0.95, 50.0, 2.0, 0.25
 _PODS, _SLOTS = 2, 8
 # Every slot is busy, and nobody waits for long.
@@ -44,22 +46,28 @@ class Engine:
     name: str
     settings: Mapping[str, Any]
     deadline: float
+    seconds: float
+    """How long a load is counted: the slower the engine, the more chance there is in which answers end in it."""
 
 
 ENGINES = (
-    Engine("fake", {"fake_tokens_per_second": 150, "fake_first_token_ms": 20}, 6.0),
-    Engine("transformers", {"engine": "transformers", "num_threads": 1}, 12.0),
+    Engine("fake", {"fake_tokens_per_second": 150, "fake_first_token_ms": 20}, 6.0, 20.0),
+    Engine("transformers", {"engine": "transformers", "num_threads": 1}, 12.0, 40.0),
 )
 
 
 @dataclass
 class Seen:
-    """One load and what came of it, after its lead-in: `outcomes` of what was asked then, `good` of what was answered in time then."""
+    """One load and what came of it, after its lead-in: `outcomes` of what was asked then, `good` of what was answered in time then.
+
+    `cores`: of the machine's, what the clients and Envoy took.
+    """
 
     factor: float
     everything: InitVar[list[Outcome]]
-    deadline: float
+    engine: Engine
     resident_mib: float
+    cores: float
     outcomes: list[Outcome] = field(init=False)
     good_ones: list[Outcome] = field(init=False)
     results: dict[str, int] = field(init=False)
@@ -67,8 +75,8 @@ class Seen:
     def __post_init__(self, everything: list[Outcome]) -> None:
         """Counts the answers by status and code."""
         self.outcomes = [one for one in everything if one.stage == 1]
-        ends = LEAD_SECONDS, LEAD_SECONDS + SECONDS
-        self.good_ones = [one for one in everything if one.is_whole and one.latency <= self.deadline and ends[0] <= one.ended < ends[1]]
+        ends, most = (LEAD_SECONDS, LEAD_SECONDS + self.engine.seconds), self.engine.deadline
+        self.good_ones = [one for one in everything if one.is_whole and one.latency <= most and ends[0] <= one.ended < ends[1]]
         self.results = {}
         for outcome in self.outcomes:
             self.results[outcome.result] = self.results.get(outcome.result, 0) + 1
@@ -76,12 +84,12 @@ class Seen:
     @property
     def good_tokens(self) -> float:
         """Tokens a second of answers that came whole and in time: what the engine did for somebody."""
-        return sum(one.tokens for one in self.good_ones) / SECONDS
+        return sum(one.tokens for one in self.good_ones) / self.engine.seconds
 
     @property
     def good(self) -> float:
         """Requests a second that were answered whole and in time."""
-        return len(self.good_ones) / SECONDS
+        return len(self.good_ones) / self.engine.seconds
 
     @property
     def ttft(self) -> float:
@@ -123,12 +131,15 @@ async def loads(engine: Engine, factors: Sequence[float], *, rate: float = 0.0, 
     async with stack(engine, **more) as (pods, edge):
         if not rate:
             await capacity(edge.url, _CLIENTS, LEAD_SECONDS)
-            rate = await capacity(edge.url, _CLIENTS, SECONDS)
+            rate = await capacity(edge.url, _CLIENTS, engine.seconds)
         for factor in factors:
-            stages = [poisson(rate * factor, LEAD_SECONDS), poisson(rate * factor, SECONDS)]
+            stages = [poisson(rate * factor, LEAD_SECONDS), poisson(rate * factor, engine.seconds)]
+            others = [os.getpid(), edge.processes["envoy"].pid]
+            used, start = cpu_seconds(others), time.monotonic()
             outcomes = await run_load(edge.url, mix(engine.deadline), stages, seed=int(factor * 10), time_limit=engine.deadline * 4)
             resident = max(mebibytes(entry["pid"], "Rss") for entry in pods.entries)
-            seen.append(Seen(factor, outcomes, engine.deadline, resident))
+            cores = (cpu_seconds(others) - used) / (time.monotonic() - start)
+            seen.append(Seen(factor, outcomes, engine, resident, cores))
     return rate, seen
 
 
@@ -151,6 +162,7 @@ def _row(seen: Seen, what: str, peak: float, calm: Seen) -> list[str]:
         refused,
         str(seen.num_broken),
         f"{seen.resident_mib:.0f} MiB",
+        f"{seen.cores:.2f}",
         others,
     ]
 
@@ -173,6 +185,7 @@ async def section(engine: Engine, *, factors: Sequence[float] = FACTORS) -> tupl
             "refused, p99",
             "broken",
             "memory",
+            "cores of clients and Envoy",
             "others",
         ],
         [*[_row(seen, "on", peak, calm) for seen in on], *[_row(seen, "off", peak, calm) for seen in off]],
@@ -180,8 +193,8 @@ async def section(engine: Engine, *, factors: Sequence[float] = FACTORS) -> tupl
         f"wait for answers. 1× is {rate:.1f} requests/s, as measured in a closed loop. A request counts if its answer is whole within "
         f"{engine.deadline:g} s, which it says (x-request-deadline-ms); of goodput the tokens are compared, since short answers are the "
         f"ones that can be in time when all wait. The clients run on the same cores. Each load ran {LEAD_SECONDS:g} s before it was "
-        f"counted, for {SECONDS:g} s. `off` is "
-        f"ENABLE_BACKPRESSURE=false. Waits were predicted with a median error of {median:.0%} of {len(errors)} "
+        f"counted, for {engine.seconds:g} s. `off` is ENABLE_BACKPRESSURE=false. "
+        f"Waits were predicted with a median error of {median:.0%} of {len(errors)} "
         f"(aim ≤ {ERROR_AIM:.0%}{'' if median <= ERROR_AIM else ', **missed**'}).",
     )
     lines = [

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from services.ops.load.outcome import Outcome
 
 PACKAGES = ("fastapi==0.165.0", "uvicorn==0.54.0")
+ACCELERATE = "accelerate==1.15.0"
+"""It would bring a torch of its own along, so it comes without what it depends on."""
 FOLDER = ROOT / ".convoy" / "bench-peer"
 FACTORS = (0.9, 2.0, 5.0)
 DEADLINE, LEAD_SECONDS, SECONDS, START_SECONDS = 12.0, 10.0, 20.0, 120.0
@@ -52,8 +54,9 @@ def _model(folder: Path) -> Path:
 async def served() -> AsyncIterator[tuple[str, str]]:
     """The server's address, and its model's name."""
     if not FOLDER.exists():
-        install = [f"{ROOT}/.venv/bin/uv", "pip", "install", "--quiet", "--python", sys.executable, "--target", str(FOLDER), *PACKAGES]
-        subprocess.run(install, check=True)  # noqa: ASYNC221 - nothing else happens meanwhile
+        install = [f"{ROOT}/.venv/bin/uv", "pip", "install", "--quiet", "--python", sys.executable, "--target", str(FOLDER)]
+        for packages in (PACKAGES, ("--no-deps", ACCELERATE)):
+            subprocess.run([*install, *packages], check=True)  # noqa: ASYNC221 - nothing else happens meanwhile
     with tempfile.TemporaryDirectory() as folder:
         model, port = _model(Path(folder)), free_port("127.0.0.1")
         url = f"http://127.0.0.1:{port}"
@@ -65,7 +68,8 @@ async def served() -> AsyncIterator[tuple[str, str]]:
             await _until_ready(url, process)
             yield url, str(model)
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it may have ended by itself
+                process.kill()
             await process.wait()
 
 
@@ -103,8 +107,9 @@ def _row(factor: float, outcomes: list[Outcome], length: dict[str, int], best: f
     asked = [one for one in outcomes if one.stage == 1]
     late = sum(one.status == 200 and one.latency > DEADLINE for one in asked)
     failed = sum(one.status != 200 for one in asked)
-    ttft = percentile(sorted(one.ttft for one in asked if one.status == 200 and one.ttft is not None) or [0.0], 0.95)
-    cells = [f"{factor:g}×", f"{len(good) / SECONDS:.1f}/s", f"{tokens / (best or tokens):.2f}×", f"{ttft:.1f} s", str(late), str(failed)]
+    ttfts = sorted(one.ttft for one in asked if one.status == 200 and one.ttft is not None)
+    ttft = f"{percentile(ttfts, 0.95):.2f} s" if ttfts else "nobody had one"
+    cells = [f"{factor:g}×", f"{len(good) / SECONDS:.1f}/s", f"{tokens / (best or tokens):.2f}×", ttft, str(late), str(failed)]
     return cells, tokens
 
 
