@@ -56,11 +56,13 @@ class TokenEvent(Struct):
     """New tokens of one request, in order; what was not read yet is merged into one event. The last one has `finish_reason`.
 
     `text` is filled by `TokenGenerator`. `num_tokens` counts the drawn tokens, the stop token included (it is part of the usage).
+    `num_cached_tokens`, of the first event, counts the prompt's tokens that the engine knew from an earlier request.
     """
 
     token_ids: list[int] = []
     text: str = ""
     num_tokens: int = 0
+    num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
 
 
@@ -98,6 +100,15 @@ class BackendError(Exception):
 
 class BackendUnavailable(BackendError):
     """The engine takes no request now, and has not begun with this one: it may be tried elsewhere."""
+
+
+def check_request(request: GenerationRequest, info: ModelInfo) -> None:
+    """Raises `BackendError` for what would break a whole batch, or hang; who prepares requests refuses it before, in words for clients."""
+    if not 0 < len(request.prompt_token_ids) < info.context_tokens:
+        raise BackendError(f"a prompt must have from 1 to {info.context_tokens - 1} tokens, got {len(request.prompt_token_ids)}")
+    for ids in (request.prompt_token_ids, request.resume_token_ids, request.stop_token_ids):
+        if ids and not (min(ids) >= 0 and max(ids) < info.vocabulary_size):
+            raise BackendError(f"token ids must be from 0 to {info.vocabulary_size - 1}")
 
 
 class Backend(Protocol):

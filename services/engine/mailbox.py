@@ -24,13 +24,16 @@ class Mailbox:
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, token_ids: Sequence[int], *, num_tokens: int, finish_reason: FinishReason | None = None) -> None:
+    def put(
+        self, token_ids: Sequence[int], *, num_tokens: int, finish_reason: FinishReason | None = None, num_cached_tokens: int = 0
+    ) -> None:
         """Adds drawn tokens; `num_tokens` counts a stop token that is not among `token_ids`."""
         event = self._event
         if event is None:
             event = self._event = TokenEvent()
         event.token_ids.extend(token_ids)
         event.num_tokens += num_tokens
+        event.num_cached_tokens += num_cached_tokens
         event.finish_reason = finish_reason
         self._wake()
 

@@ -93,6 +93,7 @@ class Runs:
         if run.finish_reason is not None and run.ticket.predicted_seconds is not None:
             metrics.duration_error.observe(run.ticket.predicted_seconds - seconds)
         metrics.generation_tokens.inc(run.num_tokens)
+        metrics.cached_prompt_tokens.inc(run.num_cached_tokens)
         metrics.answer_size.observe(run.num_tokens)
         metrics.generation_latency.observe(seconds)
         if run.first_token_at and run.num_tokens > 1:
@@ -110,7 +111,7 @@ class Run:
         self.ticket = ticket
         self.started_at = time.monotonic()
         self.first_token_at = self.last_token_at = self.ended_at = 0.0
-        self.num_tokens = 0
+        self.num_tokens = self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.broke = False
         self._silent_seconds = 0.0
@@ -213,6 +214,7 @@ class Run:
         self.last_token_at = now
         self._runs.took(self, event.num_tokens, now)
         self.num_tokens += event.num_tokens
+        self.num_cached_tokens += event.num_cached_tokens
         self._texts.append(event.text)
         self.finish_reason = event.finish_reason
         self.wake()

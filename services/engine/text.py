@@ -89,3 +89,26 @@ class StopStrings:
             if string.startswith(text[-size:]):
                 return size
         return 0
+
+
+class TextOf:
+    """The text of an answer as it can go out, from its tokens as they come."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int) -> None:
+        """Stop strings count in what comes after `min_tokens` tokens."""
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop_strings = StopStrings(stop)
+        self._min_tokens = min_tokens
+        self._num_tokens = 0
+
+    def take(self, token_ids: Sequence[int], num_tokens: int, *, is_last: bool) -> tuple[str, bool]:
+        """The text that can go out with these, and whether a stop string ends it; `num_tokens` counts a stop token that has no text."""
+        self._num_tokens += num_tokens
+        text = self._detokenizer.push(token_ids)
+        if is_last:
+            text += self._detokenizer.flush()
+        if self._num_tokens > self._min_tokens:
+            text, is_found = self._stop_strings.push(text)
+            if is_found:
+                return text, True
+        return (text + self._stop_strings.flush() if is_last else text), False

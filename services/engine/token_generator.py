@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from msgspec import Struct
 
 from services.engine.generation import GenerationRequest, SamplingParams, TokenEvent
-from services.engine.text import Detokenizer, StopStrings
+from services.engine.text import TextOf
 from services.openai.describe import shown
 from services.openai.errors import ContextLengthExceeded, InvalidValue
 
@@ -55,7 +55,8 @@ class TokenGenerator:
 
     def __init__(self, backend: Backend, load_tokenizer: Callable[[], Tokenizer]) -> None:
         """`load_tokenizer` is called once, off the event loop, after the backend has loaded its model."""
-        self._backend = backend
+        self.backend = backend
+        """What it generates with, in token ids."""
         self._load_tokenizer = load_tokenizer
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="tokenizer")
         self.tokenizer: Tokenizer
@@ -63,7 +64,7 @@ class TokenGenerator:
 
     async def start(self, progress: Callable[[str], None]) -> None:
         """Loads model and tokenizer. Raises `BackendError`."""
-        self.info = await self._backend.start(progress)
+        self.info = await self.backend.start(progress)
         self.tokenizer = await self._off_loop(self._load_tokenizer)
 
     async def try_out(self, request_id: str, num_tokens: int) -> None:
@@ -84,15 +85,15 @@ class TokenGenerator:
 
     def load(self) -> Load:
         """What the backend is doing now."""
-        return self._backend.load()
+        return self.backend.load()
 
     async def died(self) -> str:
         """Returns, with the reason, when the engine has ended without being told to."""
-        return await self._backend.died()
+        return await self.backend.died()
 
     async def stop(self) -> None:
         """Frees everything."""
-        await self._backend.stop()
+        await self.backend.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def prepare_chat(self, request_id: str, chat: ChatRequest, num_bytes: int, deadline: float | None = None) -> Prepared:
@@ -118,24 +119,17 @@ class TokenGenerator:
 
     async def generate(self, prepared: Prepared) -> AsyncIterator[TokenEvent]:
         """Events with text, until one has a finish reason; closing the iterator cancels the work. Raises `BackendError`."""
-        detokenizer = Detokenizer(self.tokenizer)
-        stop_strings = StopStrings(prepared.stop)
-        num_tokens = 0
-        async with aclosing(self._backend.generate(prepared.request)) as events:  # type: ignore[type-var]  # backends write async generators
+        text_of = TextOf(self.tokenizer, prepared.stop, prepared.request.min_tokens)
+        for token in prepared.request.resume_token_ids:  # the client has their text; what was held back of it is still to come
+            text_of.take([token], 1, is_last=False)
+        async with aclosing(self.backend.generate(prepared.request)) as events:  # type: ignore[type-var]  # backends write async generators
             async for event in events:
-                num_tokens += event.num_tokens
-                text = detokenizer.push(event.token_ids)
-                if event.finish_reason:
-                    text += detokenizer.flush()
-                if num_tokens > prepared.request.min_tokens:
-                    text, found = stop_strings.push(text)
-                    if found:
-                        yield TokenEvent(event.token_ids, text, event.num_tokens, "stop")
-                        return
-                if event.finish_reason:
-                    text += stop_strings.flush()
-                event.text = text
+                event.text, is_found = text_of.take(event.token_ids, event.num_tokens, is_last=event.finish_reason is not None)
+                if is_found:
+                    event.finish_reason = "stop"
                 yield event
+                if is_found:
+                    return
 
     def _prepared(
         self, request_id: str, token_ids: Sequence[int], options: GenerationOptions, param: str, deadline: float | None

@@ -114,9 +114,9 @@ def new_id(prefix: Literal["chatcmpl", "cmpl"]) -> str:
     return f"{prefix}-{secrets.token_hex(16)}"
 
 
-def count_usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """The usage of a request with these tokens."""
-    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+def count_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
+    """The usage of a request with these tokens; `cached_tokens` of the prompt were known from earlier ones."""
+    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, PromptTokensDetails(cached_tokens))
 
 
 def chat_completion(  # noqa: PLR0913 - the fields of the answer

@@ -11,27 +11,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from services.settings.common import SCALE, SECRET, START, CapacitySettings, CommonSettings, Port
+from services.settings.common import SCALE, SECRET, START, CommonSettings, Port
 from services.settings.edge import EdgeSettings
+from services.settings.models import ModelSettings
 
 MAX_PODS = 256
 
 
-class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
+class EngineSettings(ModelSettings, frozen=True, kw_only=True):
     """One pod: `python -m services.engine`."""
 
-    engine: Annotated[Literal["transformers", "fake"], Meta(description="Generation backend of the pods.")] = "transformers"
-    model_name: Annotated[
-        str, Meta(min_length=1, description="`demo` (shipped), a path, or a Hugging Face id (safetensors only, no remote code).")
-    ] = "demo"
-    device: Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", description="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Meta(description="Number format of the weights; auto takes what the processor is fast at."),
-    ] = "auto"
-    max_model_len: Annotated[
-        int, Meta(ge=0, le=10_000_000, description="Context in tokens, prompt and answer together; 0 takes the model's own.")
-    ] = 0
     queue_capacity_bytes: Annotated[
         int,
         Meta(
@@ -45,14 +34,6 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
             le=1_000_000_000,
             description="Tokens, of prompt and longest answer together, that one pod's running requests may come to; others wait. "
             "0: as many as fit into the slots.",
-        ),
-    ] = 0
-    num_threads: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=1024,
-            description="Compute threads of one pod; 0 means cores divided by the number of pods when it starts, at least 1.",
         ),
     ] = 0
     store_url: Annotated[
@@ -75,26 +56,6 @@ class EngineSettings(CapacitySettings, frozen=True, kw_only=True):
         bool, Meta(description="Write prompts and answers into traces. Off: no text of users is traced.")
     ] = False
     log_prompts: Annotated[bool, Meta(description="Write prompts and answers into the log. Off: no text of users is logged.")] = False
-    fake_first_token_ms: Annotated[float, Meta(ge=0, le=600_000, description="ENGINE=fake: milliseconds until the first token.")] = 10
-    fake_tokens_per_second: Annotated[
-        float, Meta(gt=0, le=1e9, description="ENGINE=fake: tokens per second of each request after the first.")
-    ] = 200
-    fake_load_seconds: Annotated[float, Meta(ge=0, le=600, description="ENGINE=fake: seconds that loading takes.")] = 0
-    fake_failure: Annotated[
-        Literal["none", "error", "error_after_first_token", "exit", "hang", "load", "warm_up"],
-        Meta(
-            description="ENGINE=fake: fail each request (error, error_after_first_token), end the process at a request (exit), "
-            "never answer (hang), or fail to load (load, warm_up)."
-        ),
-    ] = "none"
-    fake_faults_file: Annotated[
-        str,
-        Meta(
-            description="ENGINE=fake: a JSON file of faults by pod, or * for all, read anew when it is replaced while pods run: "
-            '{"engine-1": {"failure": "error", "prompt": "only where the prompt has this"}}. Beside those of FAKE_FAILURE: unavailable '
-            "(503), freeze (the process stops), die (the engine ends, its process does not), slow (with a factor). Empty: none."
-        ),
-    ] = ""
 
     @property
     def store_path(self) -> Path:

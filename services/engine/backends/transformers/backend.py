@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from services.engine.backends.huggingface.tokenizer import ModelTokenizer
+from services.engine.backends.transformers import scheduling
+from services.engine.backends.transformers.batch import Batch
 from services.engine.backends.transformers.forward import Forward
 from services.engine.backends.transformers.loading import load
 from services.engine.backends.transformers.sequence import Sequence
-from services.engine.backends.transformers.tokenizer import ModelTokenizer
 from services.engine.backends.transformers.worker import Worker
-from services.engine.generation import BackendError, BackendUnavailable, TokenEvent
+from services.engine.generation import BackendError, BackendUnavailable, TokenEvent, check_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from services.settings import EngineSettings
 
 _STOP_SECONDS = 5.0
+# For prompts that may come again, where KV_CACHE_BYTES does not say.
+_PREFIX_BYTES = 64 << 20
+_MIN_CONTEXT = 64
 
 
 class TransformersBackend:
@@ -31,7 +39,9 @@ class TransformersBackend:
         self._is_open = False
         self._loaded: Loaded
         self._progress: Callable[[str], None]
-        self._worker = Worker(self._make_forward, settings.max_concurrent_requests, lambda: self._loaded.info.context_tokens)
+        self._worker = Worker(
+            self._make_batch, scheduling.create(settings), settings.max_concurrent_requests, lambda: self._loaded.info.context_tokens
+        )
 
     async def start(self, progress: Callable[[str], None]) -> ModelInfo:
         """Loads the model on the engine's thread. Raises `BackendError`."""
@@ -49,7 +59,7 @@ class TransformersBackend:
             raise BackendError("the engine does not run")
         if self._worker.death.done():
             raise BackendUnavailable("the engine has died")
-        self._refuse_impossible(request)
+        check_request(request, self._loaded.info)
         sequence = Sequence(request, self._loaded.info.context_tokens)
         if sequence.num_new >= sequence.max_new:
             yield TokenEvent(finish_reason="length")
@@ -86,20 +96,28 @@ class TransformersBackend:
         """The model's tokenizer; to be called after `start`."""
         return ModelTokenizer(self._loaded.tokenizer, self._loaded.eos_token_ids)
 
-    def _make_forward(self) -> Forward:
-        self._loaded = load(self._settings, self._progress)
-        forward = Forward(self._loaded.model, self._settings.max_concurrent_requests, self._loaded.info.context_tokens)
+    def _make_batch(self) -> Batch:
+        settings = self._settings
+        self._loaded = load(settings, self._progress)
+        # A quarter for prompts that may come again: what runs comes first, but what was read once is cheap to have.
+        for_prefixes = settings.kv_cache_bytes // 4 if settings.kv_cache_bytes else _PREFIX_BYTES
+        for_prefixes *= settings.enable_prefix_caching
+        for_rows = settings.kv_cache_bytes - for_prefixes if settings.kv_cache_bytes else 0
+        forward = Forward(self._loaded.model, settings.max_concurrent_requests, self._loaded.info.context_tokens, for_rows)
         forward.check()
-        return forward
+        if for_rows:
+            self._bound_context(for_rows // forward.cache.bytes_per_token)
+        return Batch(forward, for_prefixes)
 
-    def _refuse_impossible(self, request: GenerationRequest) -> None:
-        """What would break the whole batch, or hang, is refused alone."""
+    def _bound_context(self, num_tokens: int) -> None:
+        """A request that comes to more than this has no room, even alone."""
+        if num_tokens < _MIN_CONTEXT:
+            raise BackendError(
+                f"KV_CACHE_BYTES={self._settings.kv_cache_bytes}: that is room for {num_tokens} tokens; at least {_MIN_CONTEXT} are needed"
+            )
         info = self._loaded.info
-        if not 0 < len(request.prompt_token_ids) < info.context_tokens:
-            raise BackendError(f"a prompt must have from 1 to {info.context_tokens - 1} tokens, got {len(request.prompt_token_ids)}")
-        for ids in (request.prompt_token_ids, request.resume_token_ids, request.stop_token_ids):
-            if ids and not (min(ids) >= 0 and max(ids) < info.vocabulary_size):
-                raise BackendError(f"token ids must be from 0 to {info.vocabulary_size - 1}")
+        if num_tokens < info.context_tokens:
+            self._loaded = dataclasses.replace(self._loaded, info=structs.replace(info, context_tokens=num_tokens))
 
 
 def _call(loop: asyncio.AbstractEventLoop, progress: Callable[[str], None], line: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from services.engine.backends.transformers.prefixes import Prefixes
 from services.engine.generation import BackendError
 from services.engine.sampling import BadLogits, RowParams, sample, seed_array
 
@@ -37,6 +38,7 @@ class Drawn:
     token: int = 0
     finish_reason: FinishReason | None = None
     error: BackendError | None = None
+    num_cached_tokens: int = 0
 
     def deliver(self) -> None:
         """Puts it into the mailbox; on the event loop. A stop token is counted, not sent on."""
@@ -44,15 +46,16 @@ class Drawn:
             self.sequence.mailbox.fail(self.error)
             return
         sent = [] if self.finish_reason == "stop" else [self.token]
-        self.sequence.mailbox.put(sent, num_tokens=1, finish_reason=self.finish_reason)
+        self.sequence.mailbox.put(sent, num_tokens=1, finish_reason=self.finish_reason, num_cached_tokens=self.num_cached_tokens)
 
 
 class Batch:
     """The running rows; row i of `rows` is row i of the cache."""
 
-    def __init__(self, forward: Forward) -> None:
-        """Starts empty."""
+    def __init__(self, forward: Forward, max_prefix_bytes: int = 0) -> None:
+        """Starts empty. `max_prefix_bytes` bounds what is kept of prompts for later ones."""
         self._forward = forward
+        self._prefixes = Prefixes(forward.cache, max_prefix_bytes)
         self._step_tokens = _PREFILL_TOKENS_CPU if forward.device.type == "cpu" else _PREFILL_TOKENS_ACCELERATOR
         self._num_ready = 0
         self._params: tuple[RowParams, npt.NDArray[np.uint64]] | None = None
@@ -63,9 +66,18 @@ class Batch:
         """Tokens in the cache."""
         return sum(row.num_cached for row in self.rows)
 
+    def has_room(self, sequence: Sequence) -> bool:
+        """Whether the cache has memory for one more, to its last token; alone it always may."""
+        return not self.rows or self._forward.cache.fits(len(self.rows) + 1, self._num_columns(sequence))
+
     def join(self, sequence: Sequence) -> None:
         """Adds a request behind the others."""
+        self._forward.cache.expect(len(self.rows) + 1, self._num_columns(sequence))
+        sequence.num_cached = sequence.num_reused = self._prefixes.reuse(len(self.rows), sequence.tokens)
         self.rows.append(sequence)
+
+    def _num_columns(self, more: Sequence) -> int:
+        return max(more.max_total, *(row.max_total for row in self.rows), 0)
 
     def step(self) -> list[Drawn]:
         """Drops cancelled rows, reads some prompt, and draws one token for every row that has read its prompt."""
@@ -108,12 +120,12 @@ class Batch:
     def _num_to_read(self, budget: int) -> int:
         """How many of the rows behind the ready ones read together: one that has begun alone, else as many fresh ones as fit."""
         fresh = self.rows[self._num_ready :]
-        if not fresh or fresh[0].num_cached:
+        if not fresh or not fresh[0].is_fresh:
             return len(fresh[:1])
         longest = count = 0
         for row in fresh:
             longest = max(longest, row.num_to_prefill)
-            if row.num_cached or (count and longest * (count + 1) > budget):
+            if not row.is_fresh or (count and longest * (count + 1) > budget):
                 break
             count += 1
         return count
@@ -131,14 +143,22 @@ class Batch:
             if row.must_go_on:
                 logits[index, row.stop_ids] = float("-inf")
         tokens, bad = self._sample(logits)
-        pairs = [pair for index, pair in enumerate(zip(ready, tokens, strict=True)) if index not in bad]
-        drawn = [Drawn(row, token, row.accept(token)) for row, token in pairs]
+        pairs = [(index, row, token) for index, (row, token) in enumerate(zip(ready, tokens, strict=True)) if index not in bad]
+        drawn = [self._accept(row, index, token) for index, row, token in pairs]
         failed = [Drawn(ready[index], error=BackendError("the model gave logits that are not finite")) for index in bad]
         for index in bad:
             self._forward.cache.clear(index)
         ended = {id(one.sequence) for one in drawn if one.finish_reason}
         self._remove([index for index, row in enumerate(ready) if index in bad or id(row) in ended])
         return drawn + failed
+
+    def _accept(self, row: Sequence, index: int, token: int) -> Drawn:
+        """A row's token. With its first one the prompt has proved to compute well, so that others may begin with it."""
+        if row.num_new > len(row.request.resume_token_ids):
+            return Drawn(row, token, row.accept(token))
+        self._prefixes.keep(index, row.tokens, row.num_cached)
+        num_reused = min(row.num_reused, len(row.request.prompt_token_ids))
+        return Drawn(row, token, row.accept(token), num_cached_tokens=num_reused)
 
     def _sample(self, logits: torch.Tensor) -> tuple[list[int], list[int]]:
         """A token for each ready row, and the rows whose token means nothing because their logits are not finite."""

@@ -65,12 +65,13 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
         """Makes the buffers in the sizes and dtype of these states."""
         self.keys, self.values = self._new(key_states), self._new(value_states)
         self.is_initialized = True
+        self.bytes_per_token = sum(buffer[0, 0].nbytes for buffer in (self.keys, self.values))
 
     def reserve(self, num_rows: int, num_columns: int) -> None:
-        """Grows the buffers, keeping what is in them."""
+        """Resizes the buffers, keeping what is in them as far as it has room."""
         if self.is_initialized and self.keys.shape[:2] != (num_rows, num_columns):
-            self.keys = _grown(self.keys, num_rows, num_columns)
-            self.values = _grown(self.values, num_rows, num_columns)
+            self.keys = _resized(self.keys, num_rows, num_columns)
+            self.values = _resized(self.values, num_rows, num_columns)
 
     def drop(self) -> None:
         """Frees the buffers."""
@@ -98,9 +99,13 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not ty
 class RowCache(Cache):  # type: ignore[misc]  # transformers is not typed for mypy
     """The layers' rows; they grow by doubling as requests come and get longer."""
 
-    def __init__(self, num_layers: int, max_rows: int, max_columns: int, device: torch.device) -> None:
-        """Takes no memory yet; `max_rows` and `max_columns` (tokens) bound what it will take."""
+    def __init__(self, num_layers: int, max_rows: int, max_columns: int, device: torch.device, max_bytes: int = 0) -> None:
+        """Takes no memory yet; `max_rows` and `max_columns` (tokens) bound what it will take, and so does `max_bytes`, if it is not 0."""
         super().__init__(layers=[RowLayer(self) for _ in range(num_layers)])
+        self.bytes_per_token = 0
+        """Of all layers; 0 until the first pass."""
+        self._max_bytes = max_bytes
+        self._expected = 1, 1
         self.window = Window(0, 1, 0, 0, None)
         self._max_rows, self._max_columns = max_rows, max_columns
         self._device = device
@@ -116,6 +121,28 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is not typed for my
             places = (behind[:, None] + torch.arange(num_new, device=self._device)).view(-1)
         self.window = Window(first, last, start, num_new, places)
         return self.window
+
+    def fits(self, num_rows: int, num_columns: int) -> bool:
+        """Whether there is memory for so many rows of so many tokens."""
+        return not self._max_bytes or num_rows * num_columns * self.bytes_per_token <= self._max_bytes
+
+    def expect(self, num_rows: int, num_columns: int) -> None:
+        """Tells what the requests of now will come to at most, so that no memory is taken for more where it is short."""
+        self._expected = num_rows, num_columns
+
+    def put(self, row: int, start: int, states: Sequence[Tensor]) -> None:
+        """Writes what `get` gave to columns `start` and after of a row."""
+        num_new = states[0].shape[0]
+        self._reserve(row + 1, start + num_new)
+        for layer, keys, values in zip(self.layers, states[::2], states[1::2], strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None].transpose(1, 2), values[None].transpose(1, 2))
+            layer.keys[row, start : start + num_new] = keys
+            layer.values[row, start : start + num_new] = values
+
+    def get(self, row: int, start: int, stop: int) -> list[Tensor]:
+        """A copy of some columns of a row: of each layer keys, then values, [columns, heads, head size]."""
+        return [buffer[row, start:stop].clone() for buffer in self._buffers()]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of row `source` to row `target`."""
@@ -136,6 +163,8 @@ class RowCache(Cache):  # type: ignore[misc]  # transformers is not typed for my
     def _reserve(self, num_rows: int, num_columns: int) -> None:
         self.num_rows = _doubled(self.num_rows, num_rows, self._max_rows)
         self.num_columns = _doubled(self.num_columns, num_columns, self._max_columns)
+        if not self.fits(self.num_rows, self.num_columns):
+            self.num_rows, self.num_columns = max(num_rows, self._expected[0]), max(num_columns, self._expected[1])
         for layer in self.layers:
             layer.reserve(self.num_rows, self.num_columns)
 
@@ -162,7 +191,8 @@ def _doubled(size: int, needed: int, limit: int) -> int:
     return max(needed, min(size, limit))
 
 
-def _grown(buffer: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    grown = buffer.new_zeros(num_rows, num_columns, *buffer.shape[2:])
-    grown[: buffer.shape[0], : buffer.shape[1]] = buffer
-    return grown
+def _resized(buffer: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    resized = buffer.new_zeros(num_rows, num_columns, *buffer.shape[2:])
+    rows, columns = min(buffer.shape[0], num_rows), min(buffer.shape[1], num_columns)
+    resized[:rows, :columns] = buffer[:rows, :columns]
+    return resized

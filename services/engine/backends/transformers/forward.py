@@ -21,11 +21,13 @@ _TOLERANCE = {torch.float32: 0.01, torch.float16: 0.1, torch.bfloat16: 0.25}
 class Forward:
     """The model and its cache."""
 
-    def __init__(self, model: Any, max_rows: int, context_tokens: int) -> None:
-        """`model`: a causal LM of transformers whose layers all attend to the whole context."""
+    def __init__(self, model: Any, max_rows: int, context_tokens: int, max_bytes: int = 0) -> None:
+        """`model`: a causal LM of transformers whose layers all attend to the whole context. The rest bounds the cache; see there."""
         self._model = model
         self.device: torch.device = model.device
-        self.cache = RowCache(model.config.get_text_config(decoder=True).num_hidden_layers, max_rows, context_tokens, self.device)
+        self.cache = RowCache(
+            model.config.get_text_config(decoder=True).num_hidden_layers, max_rows, context_tokens, self.device, max_bytes
+        )
 
     def __call__(self, first: int, token_ids: list[list[int]], lengths: Sequence[int]) -> Tensor:
         """Appends `token_ids` [rows, new tokens] to the rows from `first` on, which have `lengths` tokens.
@@ -70,6 +72,7 @@ class Forward:
         self(0, [long[:3], [*short[:2], 0]], [0, 0])
         self(0, [long[3:6]], [3])
         together = self(0, [long[6:], short[2:]], [6, 2]).float()
+        self.cache.bytes_per_token = sum(layer.bytes_per_token for layer in self.cache.layers)
         self.cache.drop()
         difference = (together - alone).abs().mean() / alone.std(-1).mean().clamp(min=1e-6)
         if not bool(difference <= _TOLERANCE.get(self._model.dtype, 0.25)):

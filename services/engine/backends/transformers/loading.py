@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,15 +12,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.utils import logging as transformers_logging
 
-from services.engine.backends.transformers.locating import locate
-from services.engine.generation import BackendError, ModelInfo, SamplingDefaults
+from services.engine.backends.huggingface.choosing import choose_context, choose_device, choose_dtype, eos_ids, sampling_defaults
+from services.engine.backends.huggingface.locating import locate
+from services.engine.generation import BackendError, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from services.settings import EngineSettings
-
-_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,56 +70,7 @@ def _load(settings: EngineSettings, folder: Path) -> Loaded:
     info = ModelInfo(
         context_tokens, vocabulary_size, str(device), str(model.dtype).removeprefix("torch."), sampling_defaults(model.generation_config)
     )
-    return Loaded(model, tokenizer, eos_ids(model, tokenizer, vocabulary_size), info)
-
-
-def choose_device(wanted: str) -> torch.device:
-    """`auto` is the first CUDA device, else Apple's, else the processor. Raises `BackendError`."""
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    device = torch.device(wanted)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"DEVICE={wanted}: torch sees no CUDA device; set DEVICE=cpu, or install a driver and a CUDA build of torch")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise BackendError(f"DEVICE={wanted}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise BackendError("DEVICE=mps: this machine has no such device; set DEVICE=cpu")
-    return device
-
-
-def choose_dtype(wanted: str, device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> Any:
-    """`auto` is the checkpoint's on an accelerator; on a processor bfloat16 only where it is fast: elsewhere it is 30 times slower."""
-    if wanted != "auto":
-        return getattr(torch, wanted)
-    if device.type != "cpu":
-        return "auto"
-    words = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    return torch.bfloat16 if _CPU_FLAGS.intersection(words) else torch.float32
-
-
-def choose_context(wanted: int, config: Any) -> int:
-    """Tokens of prompt and answer together. Raises `BackendError` if more is wanted than the model can do."""
-    own: int | None = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if wanted and (own is None or wanted <= own):
-        return wanted
-    if own is None:
-        raise BackendError("MAX_MODEL_LEN=0: this model does not tell its context; set MAX_MODEL_LEN to the tokens it was trained for")
-    if wanted:
-        raise BackendError(f"MAX_MODEL_LEN={wanted}: the model's context is {own} tokens; set at most {own}, or 0 for all of it")
-    return own
-
-
-def sampling_defaults(generation_config: Any) -> SamplingDefaults:
-    """What generation_config.json says about sampling; what it leaves out stays off, with temperature 1."""
-    said = {name: getattr(generation_config, name, None) for name in SamplingDefaults.__struct_fields__}
-    return SamplingDefaults(**{name: value for name, value in said.items() if value is not None})
-
-
-def eos_ids(model: Any, tokenizer: Any, vocabulary_size: int) -> frozenset[int]:
-    """The tokens that end an answer, by the model's generation settings and its tokenizer."""
-    found = [model.generation_config.eos_token_id, model.config.get_text_config(decoder=True).eos_token_id, tokenizer.eos_token_id]
-    ids = [one for each in found if each is not None for one in (each if isinstance(each, list) else [each])]
-    return frozenset(one for one in ids if 0 <= one < vocabulary_size)
+    return Loaded(model, tokenizer, eos_ids(model.generation_config, config, tokenizer, vocabulary_size), info)
 
 
 def _refuse_unsupported(model_name: str, config: Any) -> None:
@@ -144,6 +94,3 @@ def _refuse_incomplete(model_name: str, report: Any) -> None:
             f"MODEL_NAME={model_name}: its weights do not fit its config.json ({len(missing)} missing or of another shape, "
             f"first {missing[0]}); give a complete causal language model"
         )
-
-
-__all__ = ["Loaded", "choose_context", "choose_device", "choose_dtype", "eos_ids", "load", "sampling_defaults"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from services.engine.mailbox import Mailbox
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
 class Sequence:
     """Owned by the engine's thread, but for `is_cancelled`, which the event loop sets, and the mailbox, which it alone touches."""
 
-    __slots__ = ("is_cancelled", "mailbox", "max_new", "num_cached", "num_new", "request", "stop_ids", "tokens")
+    __slots__ = (
+        "is_cancelled",
+        "mailbox",
+        "max_new",
+        "num_cached",
+        "num_new",
+        "num_reused",
+        "request",
+        "stop_ids",
+        "tokens",
+        "waits_since",
+    )
 
     def __init__(self, request: GenerationRequest, context_tokens: int) -> None:
         """`context_tokens` bounds prompt and answer together, whatever `max_tokens` says."""
@@ -21,10 +33,21 @@ class Sequence:
         self.mailbox = Mailbox()
         self.is_cancelled = False
         self.tokens = [*request.prompt_token_ids, *request.resume_token_ids]
-        self.num_cached = 0
+        self.num_cached = self.num_reused = 0
+        self.waits_since = time.monotonic()
         self.num_new = len(request.resume_token_ids)
         self.max_new = min(request.max_tokens, context_tokens - len(request.prompt_token_ids))
         self.stop_ids = sorted(request.stop_token_ids)
+
+    @property
+    def max_total(self) -> int:
+        """Tokens that it comes to at most."""
+        return len(self.request.prompt_token_ids) + self.max_new
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing of its prompt was read yet, but for what was known before."""
+        return self.num_cached == self.num_reused
 
     @property
     def num_to_prefill(self) -> int:

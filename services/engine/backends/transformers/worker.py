@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.engine.backends.transformers.batch import Batch, Drawn, engine_error
+from services.engine.backends.transformers.batch import Drawn, engine_error
 from services.engine.generation import BackendError, Load
 from services.telemetry.logging import get_logger
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from services.engine.backends.transformers.forward import Forward
+    from services.engine.backends.transformers.batch import Batch
+    from services.engine.backends.transformers.scheduling import Scheduler
     from services.engine.backends.transformers.sequence import Sequence
 
 log = get_logger()
@@ -36,9 +37,10 @@ _RATE_SECONDS = 2.0
 class Worker:
     """Starts a thread that makes the model and then serves until `stop`."""
 
-    def __init__(self, make_forward: Callable[[], Forward], max_rows: int, context_tokens: Callable[[], int]) -> None:
-        """`make_forward` loads the model, on the thread; `context_tokens` is asked after that."""
-        self._make_forward = make_forward
+    def __init__(self, make_batch: Callable[[], Batch], scheduler: Scheduler, max_rows: int, context_tokens: Callable[[], int]) -> None:
+        """`make_batch` loads the model, on the thread; `context_tokens` is asked after that."""
+        self._make_batch = make_batch
+        self._scheduler = scheduler
         self._max_rows = max_rows
         self._context_tokens = context_tokens
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
@@ -69,7 +71,7 @@ class Worker:
     def _run(self) -> None:
         with torch.inference_mode():
             try:
-                batch = Batch(self._make_forward())
+                batch = self._make_batch()
             except BackendError as error:
                 self._on_loop(_settle, self._loaded, error)
                 return
@@ -95,18 +97,38 @@ class Worker:
         self._post([Drawn(row, error=error) for row in rows])
 
     def _take_in(self, batch: Batch) -> bool:
-        """Lets new requests join as far as rows are free, waiting while there is nothing to do; false when it shall end."""
-        while not self._inbox.empty() or not (batch.rows or self._waiting):
-            sequence = self._inbox.get()
-            if sequence is None:
-                self._post([Drawn(one, error=BackendError("the engine was stopped")) for one in self._waiting])
-                return False
-            self._waiting.append(sequence)
-        while self._waiting and len(batch.rows) < self._max_rows:
-            sequence = self._waiting.popleft()
-            if not sequence.is_cancelled:
-                batch.join(sequence)
+        """Lets new requests join as the scheduler says and rows are free, waiting while there is nothing to do; false when it shall end."""
+        while True:
+            while not self._inbox.empty():
+                if not self._hear(self._inbox.get()):
+                    return False
+            self._join(batch)
+            if batch.rows:
+                return True
+            with suppress(queue.Empty):
+                seconds = self._scheduler.seconds_to_wait(len(self._waiting), self._waited_seconds)
+                if not self._hear(self._inbox.get(timeout=seconds)):
+                    return False
+
+    def _hear(self, sequence: Sequence | None) -> bool:
+        """Takes in a request, or the end, which those that wait are told."""
+        if sequence is None:
+            self._post([Drawn(one, error=BackendError("the engine was stopped")) for one in self._waiting])
+            return False
+        self._waiting.append(sequence)
         return True
+
+    @property
+    def _waited_seconds(self) -> float:
+        return time.monotonic() - self._waiting[0].waits_since if self._waiting else 0.0
+
+    def _join(self, batch: Batch) -> None:
+        if any(one.is_cancelled for one in self._waiting):
+            self._waiting = deque(one for one in self._waiting if not one.is_cancelled)
+        for _ in range(self._scheduler.num_joining(len(self._waiting), len(batch.rows), self._waited_seconds)):
+            if len(batch.rows) >= self._max_rows or not batch.has_room(self._waiting[0]):
+                return
+            batch.join(self._waiting.popleft())
 
     def _step(self, batch: Batch) -> None:
         start = time.perf_counter()

@@ -46,7 +46,7 @@ def join(batch: Batch, prompt: list[int], max_tokens: int = 30) -> Sequence:
 def finish(batch: Batch) -> None:
     """Steps until no row is left."""
     while batch.rows:
-        assert all(one.error is None for one in batch.step())
+        assert [one.error for one in batch.step() if one.error] == []
 
 
 def test_a_long_prompt_does_not_stop_the_others(model: Any) -> None:
@@ -113,3 +113,39 @@ def test_rows_that_move_keep_their_answers(model: Any) -> None:
         batch.step()
     finish(batch)
     assert [one.tokens for one in together] == [one.tokens for one in alone]
+
+
+def test_a_known_beginning_is_not_read_again(model: Any) -> None:
+    """Prompts that begin alike give the answers that they give alone, and read only what is new of them."""
+    beginning = [20 + index % 60 for index in range(200)]
+    ends = [[1, 2, 3], [4, 5], list(range(30, 100)), [7]]
+    alone = []
+    for end in ends:
+        batch = Batch(Forward(model, 8, CONTEXT))
+        alone.append(join(batch, beginning + end))
+        finish(batch)
+    batch = Batch(Forward(model, 8, CONTEXT), max_prefix_bytes=1 << 20)
+    first = join(batch, beginning + ends[0])
+    finish(batch)
+    others = [join(batch, beginning + end) for end in ends[1:]]
+    assert first.num_reused == 0
+    assert [one.num_reused for one in others] == [192, 192, 192]
+    finish(batch)
+    assert [one.tokens for one in (first, *others)] == [one.tokens for one in alone]
+    again = join(batch, beginning + ends[2])
+    assert again.num_reused == 256
+    finish(batch)
+    assert again.tokens == alone[2].tokens
+
+
+def test_what_is_kept_of_prompts_is_bounded(model: Any) -> None:
+    """The longest unused is forgotten; a poisoned prompt is never kept."""
+    batch = Batch(Forward(model, 8, CONTEXT), max_prefix_bytes=32 * 512 * 4)  # four blocks of 32 tokens with 512 bytes each
+    for start in (20, 60, 100):
+        join(batch, [start] * 70, max_tokens=1)
+        finish(batch)
+    assert [join(batch, [start] * 70, max_tokens=1).num_reused for start in (20, 60, 100)] == [0, 64, 64]
+    finish(batch)
+    join(batch, [POISON] * 70, max_tokens=1)
+    batch.step()
+    assert join(batch, [POISON] * 70, max_tokens=1).num_reused == 0

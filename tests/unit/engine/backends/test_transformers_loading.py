@@ -14,6 +14,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, MistralConfig, MistralForCausalLM, T5Config
 
 from services.engine.backends import transformers as engine
+from services.engine.backends.huggingface.choosing import choose_dtype
 from services.engine.backends.transformers import loading
 from services.engine.backends.transformers.forward import Forward
 from services.engine.generation import BackendError
@@ -122,7 +123,7 @@ def test_a_model_that_is_not_found_is_one_readable_line(engine_settings: EngineS
 def test_offline_nothing_waits_for_the_network() -> None:
     """With HF_HUB_OFFLINE a model that is not in the cache is refused at once, with what to do."""
     code = (
-        "from services.engine.backends.transformers.locating import locate\n"
+        "from services.engine.backends.huggingface.locating import locate\n"
         "from services.engine.generation import BackendError\n"
         "try: locate('someone/not-cached', print)\n"
         "except BackendError as error: print(error)"
@@ -149,12 +150,12 @@ def test_auto_dtype_takes_what_the_processor_is_fast_at(tmp_path: Path) -> None:
     """Bfloat16 only where the processor computes in it; the checkpoint's dtype on an accelerator."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("flags : fpu avx2 avx512f\n")
-    assert loading.choose_dtype("auto", torch.device("cpu"), cpuinfo) == torch.float32
+    assert choose_dtype("auto", torch.device("cpu"), cpuinfo) == torch.float32
     cpuinfo.write_text("flags : fpu avx512_bf16 amx_tile\n")
-    assert loading.choose_dtype("auto", torch.device("cpu"), cpuinfo) == torch.bfloat16
-    assert loading.choose_dtype("auto", torch.device("cpu"), tmp_path / "none") == torch.float32
-    assert loading.choose_dtype("auto", torch.device("cuda")) == "auto"
-    assert loading.choose_dtype("float16", torch.device("cpu")) == torch.float16
+    assert choose_dtype("auto", torch.device("cpu"), cpuinfo) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cpu"), tmp_path / "none") == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == "auto"
+    assert choose_dtype("float16", torch.device("cpu")) == torch.float16
 
 
 def test_an_encoder_decoder_model_is_refused(engine_settings: EngineSettings, tmp_path: Path, model_folder: Path) -> None:

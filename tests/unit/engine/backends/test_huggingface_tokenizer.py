@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transformers import AutoTokenizer
 
-from services.engine.backends.transformers.tokenizer import ModelTokenizer
+from services.engine.backends.huggingface.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
