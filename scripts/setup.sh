@@ -1,57 +1,80 @@
 #!/usr/bin/env bash
 # Makes .venv and installs exact, hashed versions into it: `scripts/setup.sh run` (what `convoy up` needs) or `dev` (run, tests, linters).
+# With ENGINE=vllm, or as `scripts/setup.sh vllm`, also .venv-vllm: vLLM pins what it needs, so its pods have an environment of their own.
 # Does nothing, in milliseconds, when all is as the locks say. PYTHON=python3.12 names the Python; TORCH_BACKEND=cpu takes the small torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
+setting() { # NAME DEFAULT: from the environment, else from .env
+  local value="${!1:-}"
+  [[ -n "$value" || ! -f .env ]] || value=$(sed -n "s/^$1=//p" .env | tail -n 1 | tr -d "\"' ")
+  echo "${value:-$2}"
+}
+
 set_name="${1:-}"
-[[ $# -eq 1 && ("$set_name" == run || "$set_name" == dev) ]] || fail "usage: scripts/setup.sh run|dev"
-lock="requirements/$set_name.txt"
-backend="${TORCH_BACKEND:-}"
-[[ -n "$backend" || ! -f .env ]] || backend=$(sed -n 's/^TORCH_BACKEND=//p' .env | tail -n 1 | tr -d "\"' ")
-backend="${backend:-default}"
+[[ $# -eq 1 && "$set_name" =~ ^(run|dev|vllm)$ ]] || fail "usage: scripts/setup.sh run|dev|vllm"
+backend=$(setting TORCH_BACKEND default)
 [[ "$backend" == default || "$backend" == cpu ]] || fail "TORCH_BACKEND=$backend: must be one of default, cpu"
 
+choose_build() { # cpu or gpu, and why, into build and build_reason
+  build=$(setting VLLM_BUILD auto) build_reason="VLLM_BUILD=$build"
+  [[ "$build" =~ ^(auto|cpu|gpu)$ ]] || fail "VLLM_BUILD=$build: must be one of auto, cpu, gpu"
+  [[ "$build" == auto ]] || return 0
+  build=cpu build_reason="no NVIDIA GPU found; VLLM_BUILD=gpu takes the other one"
+  if [[ -e /dev/nvidiactl || -e /dev/dxg ]]; then
+    build=gpu build_reason="an NVIDIA GPU was found; VLLM_BUILD=cpu takes the other one"
+  fi
+}
+
+if [[ "$set_name" == vllm ]]; then
+  choose_build
+  venv=.venv-vllm lock="requirements/vllm-$build.txt" oldest="3, 11" oldest_name=3.11
+else
+  venv=.venv lock="requirements/$set_name.txt" oldest="3, 10" oldest_name=3.10
+fi
+
 # What an installation depends on. The folder is part of it: scripts in .venv/bin name their interpreter by its whole path.
-fingerprint() { # SET
-  { cat requirements/uv.txt "requirements/$1.txt" scripts/setup.sh; echo "$backend $PWD"; .venv/bin/python -V; } | sha256sum
+fingerprint() { # LOCK
+  { cat requirements/uv.txt "$1" scripts/setup.sh; echo "$backend $PWD"; "$venv/bin/python" -V; } | sha256sum
 }
 
-is_installed() { # SET
-  [[ -x .venv/bin/python && -f ".venv/convoy-$1" ]] && [[ "$(fingerprint "$1" 2>&1)" == "$(< ".venv/convoy-$1")" ]]
+is_installed() { # SET LOCK
+  [[ -x "$venv/bin/python" && -f "$venv/convoy-$1" ]] && [[ "$(fingerprint "$2" 2>&1)" == "$(< "$venv/convoy-$1")" ]]
 }
 
-is_enough() { is_installed "$set_name" || { [[ "$set_name" == run ]] && is_installed dev; }; }
+is_enough() { is_installed "$set_name" "$lock" || { [[ "$set_name" == run ]] && is_installed dev requirements/dev.txt; }; }
 
-is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2> /dev/null; }
+is_new_enough() { "$1" -c "import sys; sys.exit(sys.version_info < ($oldest))" 2> /dev/null; }
 
 find_python() {
   local name
   if [[ -n "${PYTHON:-}" ]]; then
-    is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON: Python 3.10 or newer is needed ($("$PYTHON" -V 2>&1 || true))"
+    is_new_enough "$PYTHON" || fail "PYTHON=$PYTHON: Python $oldest_name or newer is needed ($("$PYTHON" -V 2>&1 || true))"
     echo "$PYTHON"
     return
   fi
-  for name in python3 python3.13 python3.12 python3.11 python3.10; do
+  for name in .venv/bin/python python3 python3.13 python3.12 python3.11 python3.10; do
     if is_new_enough "$name"; then
       echo "$name"
       return
     fi
   done
-  fail "Python 3.10 or newer is needed and was not found ($(python3 -V 2>&1 || true)); install one, or name it: PYTHON=/path/to/python3"
+  fail "Python $oldest_name or newer is needed and was not found ($(python3 -V 2>&1 || true)); install one, or name it: PYTHON=/path/to/python3"
 }
 
 make_venv() {
   local python
-  if [[ -x .venv/bin/python ]] && is_new_enough .venv/bin/python; then
+  if [[ -x "$venv/bin/python" ]] && is_new_enough "$venv/bin/python"; then
     return
   fi
   python=$(find_python)
-  echo "setup: creating .venv with $("$python" -V)"
-  rm -rf .venv
-  if "$python" -c 'import ensurepip, venv' 2> /dev/null; then
+  echo "setup: creating $venv with $("$python" -V)"
+  rm -rf "$venv"
+  if [[ "$venv" != .venv ]]; then
+    .venv/bin/uv venv --quiet --python "$python" "$venv"
+  elif "$python" -c 'import ensurepip, venv' 2> /dev/null; then
     "$python" -m venv .venv
   elif command -v uv > /dev/null; then
     uv venv --quiet --python "$python" .venv
@@ -74,7 +97,7 @@ install_uv() {
 }
 
 install_packages() {
-  local uv=(.venv/bin/uv pip install --python .venv/bin/python --no-deps)
+  local uv=(.venv/bin/uv pip install --python "$venv/bin/python" --no-deps)
   if [[ "$backend" == cpu ]]; then
     # PyTorch's own index serves other files under the same version, so the locked hashes cannot hold for torch. All other packages keep
     # theirs; torch is installed by its version alone, and what only the CUDA build needs is left out.
@@ -97,6 +120,11 @@ write_launcher() {
   chmod +x .venv/bin/convoy
 }
 
+if [[ "$set_name" != vllm && "$(setting ENGINE transformers)" == vllm ]]; then
+  "$0" vllm
+elif [[ "$set_name" == vllm ]]; then
+  ENGINE=fake "$0" run   # what supervises the pods is the same for all engines, and brings uv
+fi
 ! is_enough || exit 0
 [[ -f "$lock" ]] || fail "$lock is missing; this checkout is not complete"
 if command -v flock > /dev/null; then
@@ -106,8 +134,13 @@ if command -v flock > /dev/null; then
 fi
 began=$SECONDS
 make_venv
-install_uv
-install_packages
-write_launcher
-fingerprint "$set_name" > ".venv/convoy-$set_name"
+if [[ "$set_name" == vllm ]]; then
+  echo "setup: vLLM for a ${build/gpu/GPU} ($build_reason)"
+  install_packages
+else
+  install_uv
+  install_packages
+  write_launcher
+fi
+fingerprint "$lock" > "$venv/convoy-$set_name"
 echo "setup: ready in $((SECONDS - began)) s"

@@ -10,6 +10,7 @@ import socket
 import sys
 import traceback
 
+from services.engine.environment import enter
 from services.settings import EngineSettings, RunnerSettings, SettingsError, load
 from services.settings.reader import environment_of
 
@@ -21,21 +22,25 @@ def main(arguments: list[str]) -> int:
     """The exit code."""
     try:
         if arguments[:1] == ["pod"]:
+            pod = load(EngineSettings)
+            enter(pod.engine, arguments)
             from services.engine.pod import run_pod  # noqa: PLC0415 - a runner that executes its pods stays small without it
 
             name, listener, pipe = arguments[1:]
-            return run_pod(load(EngineSettings), name, socket.socket(fileno=int(listener)), int(pipe))
+            return run_pod(pod, name, socket.socket(fileno=int(listener)), int(pipe))
+        settings = load(RunnerSettings, None if arguments else environment_of("runner"))
+        enter(settings.engine, arguments)
         from services.engine.runner import Runner  # noqa: PLC0415 - likewise
 
         if arguments[:1] == ["check"]:
             from services.engine.succession import check  # noqa: PLC0415 - likewise
 
-            return check(load(RunnerSettings))
+            return check(settings)
         if arguments[:1] == ["succeed"]:
             from services.engine.succession import inherit  # noqa: PLC0415 - likewise
 
-            return Runner(load(RunnerSettings), inherit(int(arguments[1]))).run()
-        return Runner(load(RunnerSettings, environment_of("runner"))).run()
+            return Runner(settings, inherit(int(arguments[1]))).run()
+        return Runner(settings).run()
     except SettingsError as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1

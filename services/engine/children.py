@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from services.engine.backends import can_fork, preimport
+from services.engine.environment import python_of
 from services.settings.reader import as_environment
 from services.telemetry.logging import get_logger
 
@@ -213,7 +214,8 @@ def _open_log(settings: RunnerSettings, name: str) -> int | None:
 
 def how_of(settings: RunnerSettings) -> How:
     """How pods with these settings start."""
-    return "fork" if settings.pod_start != "exec" and can_fork(settings) else "exec"
+    is_ours = python_of(settings.engine) == sys.executable
+    return "fork" if settings.pod_start != "exec" and is_ours and can_fork(settings) else "exec"
 
 
 def warm_up(settings: RunnerSettings) -> None:

@@ -27,7 +27,14 @@ def real() -> Iterator[RunningPods]:
         yield pods
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.model)])
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[RunningPods]:
+    """A pod with vLLM and the demo model."""
+    with running_pods(1, engine="vllm", vllm_args="--enforce-eager") as pods:
+        yield pods
+
+
+@pytest.fixture(params=["fake", *(pytest.param(name, marks=pytest.mark.model) for name in ("real", "vllm"))])
 def pod(request: pytest.FixtureRequest) -> RunningPods:
     """Each engine in turn."""
     pods: RunningPods = request.getfixturevalue(request.param)

@@ -19,6 +19,10 @@ def create_generator(settings: EngineSettings, pod: str) -> TokenGenerator:
         from services.engine.backends.fake import FakeBackend, FakeTokenizer
 
         return TokenGenerator(FakeBackend(settings, pod), FakeTokenizer)
+    if settings.engine == "vllm":
+        from services.engine.backends.vllm import create as create_vllm
+
+        return create_vllm(settings)
     from services.engine.backends.transformers import create
 
     return create(settings)
@@ -26,8 +30,8 @@ def create_generator(settings: EngineSettings, pod: str) -> TokenGenerator:
 
 def check_model(settings: EngineSettings) -> None:
     """Raises `BackendError` if the model is surely not there; quick, so that nobody waits for imports to learn of a misspelt path."""
-    if settings.engine == "transformers":
-        from services.engine.backends.transformers.locating import local_folder
+    if settings.engine in {"transformers", "vllm"}:
+        from services.engine.backends.huggingface.locating import local_folder
 
         local_folder(settings.model_name)
 
@@ -38,6 +42,10 @@ def preimport(settings: EngineSettings) -> None:
         from services.engine.backends.transformers import preimport as preimport_transformers
 
         preimport_transformers()
+    elif settings.engine == "vllm":
+        from services.engine.backends.vllm import preimport as preimport_vllm
+
+        preimport_vllm()
 
 
 def can_fork(settings: EngineSettings) -> bool:

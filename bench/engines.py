@@ -1,0 +1,158 @@
+"""A vLLM pod beside vLLM's own API server: same model, same arguments, same threads, same client, in turn. `make bench-engines`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench.measuring import ROOT, Section, median, ratio, verdict
+from bench.streams import Streams, loop, repeated
+from services.ops.load.summary import percentile
+from services.ops.ports import free_port
+from tests.running import running_pods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEMO = ROOT / "models" / "demo"
+PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
+TOKENS, THREADS, SLOTS = 64, 1, 128
+CLIENTS = {1: 4, 8: 24, 128: 384}
+"""How many requests they make between them in a round."""
+ROUNDS = 5
+SPEED_AIMS, TTFT_AIM = {1: 1.0, 8: 1.0, 128: 1.5}, 0.6
+START_SECONDS = 240.0
+QUESTIONS = ("Tell me about distributed systems.", "Explain Docker in simple terms", "What is FastAPI?", "What is a retry budget?")
+DTYPE = "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A server that speaks OpenAI's protocol, and what it calls the model."""
+
+    url: str
+    model: str
+
+    def bodies(self) -> list[bytes]:
+        """The questions, as it wants them."""
+        options = {"model": self.model, "temperature": 0.7, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+        return [msgspec.json.encode({"messages": [{"role": "user", "content": question}]} | options) for question in QUESTIONS]
+
+
+@contextlib.contextmanager
+def api_server(*more: str) -> Iterator[Contestant]:
+    """`python -m vllm.entrypoints.openai.api_server` with what the pod tells vLLM, ready."""
+    port = free_port("127.0.0.1")
+    options = {"model": DEMO, "dtype": DTYPE, "max-num-seqs": SLOTS, "port": port, "host": "127.0.0.1", "kv-cache-memory-bytes": 1 << 30}
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags += ["--enable-prefix-caching", "--disable-log-stats", "--disable-uvicorn-access-log", *more]
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    command = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *flags]
+    with tempfile.NamedTemporaryFile("w+") as log:
+        process = subprocess.Popen(command, cwd="/", env=environment, stdout=log, stderr=log)
+        try:
+            _until_answers(f"http://127.0.0.1:{port}/health", process, Path(log.name))
+            yield Contestant(f"http://127.0.0.1:{port}/v1/chat/completions", str(DEMO))
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"vLLM's server ended with {process.returncode}: {log.read_text()[-2000:]}")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()  # noqa: S310 - our own process
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+        else:
+            return
+    raise RuntimeError(f"vLLM's server was not ready after {START_SECONDS:g} s: {log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def vllm_pod(**settings: object) -> Iterator[Contestant]:
+    """One pod with ENGINE=vllm, asked without Envoy, ready."""
+    wanted = {"engine": "vllm", "dtype": DTYPE, "num_threads": THREADS, "max_concurrent_requests": SLOTS, "kv_cache_bytes": 1 << 30}
+    with running_pods(0, **(wanted | {"pods": 1} | settings)) as pods:
+        pods.until_ready(1, START_SECONDS)
+        yield Contestant(f"{pods.url}/v1/chat/completions", "demo")
+
+
+async def compared(contestants: dict[str, Contestant], clients: int, rounds: int) -> dict[str, list[Streams]]:
+    """What each saw, round by round, in turn."""
+    seen: dict[str, list[Streams]] = {name: [] for name in contestants}
+    for one in contestants.values():  # warm-up
+        await loop(one.url, repeated(one.bodies(), clients), clients)
+    for _ in range(rounds):
+        for name, one in contestants.items():
+            seen[name].append(await loop(one.url, repeated(one.bodies(), CLIENTS[clients]), clients))
+    return seen
+
+
+def _speeds(rounds: list[Streams], clients: int) -> list[float]:
+    return [CLIENTS[clients] * TOKENS / one.seconds for one in rounds]
+
+
+def _p95s(rounds: list[Streams]) -> list[float]:
+    return [percentile(sorted(one.ttfts), 0.95) for one in rounds]
+
+
+async def floor(clients: int, rounds: int) -> list[float]:
+    """Tokens a second of AsyncLLM alone, with vLLM's own way from step to request and without HTTP."""
+    command = [str(PYTHON), "-m", "bench.async_llm", str(clients), str(CLIENTS[clients]), str(rounds)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"AsyncLLM alone ended with {process.returncode}")
+    return msgspec.json.decode(output.splitlines()[-1], type=list[float])
+
+
+async def measure(rounds: int = ROUNDS) -> list[Section]:
+    """1, 8 and 128 streams."""
+    head = ["streams", "vLLM's server, tokens/s", "pod, tokens/s", "pod ÷ server", "TTFT p95, server", "pod", "pod ÷ server"]
+    section = Section("A vLLM pod beside vLLM's own server", head)
+    with api_server("--enforce-eager") as server, vllm_pod(vllm_args="--enforce-eager") as pod:
+        for clients, aim in SPEED_AIMS.items():
+            seen = await compared({"server": server, "pod": pod}, clients, rounds)
+            section.rows.append(_row(seen, clients, aim))
+    section.notes = (
+        f"Demo model in {DTYPE}, {THREADS} compute thread each, {TOKENS} tokens an answer at temperature 0.7, {SLOTS} slots, streams in a "
+        f"closed loop by the same client on the same cores; median of {rounds} rounds in turn. The pod is asked without Envoy."
+    )
+    return [section]
+
+
+def _row(seen: dict[str, list[Streams]], clients: int, aim: float) -> list[str]:
+    speed = {name: _speeds(rounds, clients) for name, rounds in seen.items()}
+    ttft = {name: _p95s(rounds) for name, rounds in seen.items()}
+    faster, sooner = ratio(speed["pod"], speed["server"]), ratio(ttft["pod"], ttft["server"])
+    return [
+        str(clients),
+        f"{median(speed['server']):.0f}",
+        f"{median(speed['pod']):.0f}",
+        verdict(faster, aim, at_most=False),
+        f"{median(ttft['server']) * 1000:.0f} ms",
+        f"{median(ttft['pod']) * 1000:.0f} ms",
+        verdict(sooner, TTFT_AIM, at_most=True) if clients == max(CLIENTS) else f"{sooner:.2f}×",
+    ]
+
+
+if __name__ == "__main__":
+    for one in asyncio.run(measure()):
+        sys.stdout.write(one.markdown())

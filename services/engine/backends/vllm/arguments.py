@@ -1,0 +1,93 @@
+"""What vLLM is told: Convoy's settings one to one, the user's VLLM_ARGS, and what the machine decides."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from services.engine.backends.huggingface.choosing import choose_dtype
+from services.engine.backends.vllm.draw import NAME as DRAW
+from services.engine.generation import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.settings import EngineSettings
+
+# Enough for a small model's requests. What vLLM would take by itself is most of the memory, once for every pod.
+_CPU_CACHE_BYTES = 1 << 30
+
+_SETTINGS = {
+    "model": "set MODEL_NAME",
+    "max_num_seqs": "set MAX_CONCURRENT_REQUESTS",
+    "kv_cache_memory_bytes": "set KV_CACHE_BYTES",
+    "dtype": "set DTYPE",
+    "max_model_len": "set MAX_MODEL_LEN",
+    "gpu_memory_utilization": "set GPU_MEMORY_UTILIZATION",
+    "tensor_parallel_size": "set TENSOR_PARALLEL_SIZE",
+    "enable_prefix_caching": "set ENABLE_PREFIX_CACHING",
+    "quantization": "set QUANTIZATION",
+}
+
+
+class _Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is not installed where types are checked
+    """Raises where argparse would end the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BackendError(f"VLLM_ARGS: {message}")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:  # noqa: ARG002 - argparse's signature
+        raise BackendError(f"VLLM_ARGS: {(message or 'an option that only prints').strip()}")
+
+
+def engine_args(settings: EngineSettings, folder: Path) -> AsyncEngineArgs:
+    """VLLM's arguments for the model in `folder`. Raises `BackendError` if VLLM_ARGS names what it does not know, or what is Convoy's."""
+    ours = _ours(settings, folder)
+    parser = AsyncEngineArgs.add_cli_args(_Parser(prog="VLLM_ARGS", add_help=False))
+    given, plain = (AsyncEngineArgs.from_cli_args(parser.parse_args(words)) for words in (shlex.split(settings.vllm_args), []))
+    for name, value in ours.items():
+        if getattr(given, name) != getattr(plain, name):
+            raise BackendError(f"VLLM_ARGS: --{name.replace('_', '-')} is Convoy's own: {_SETTINGS.get(name, 'it cannot be changed')}")
+        setattr(given, name, value)
+    return given
+
+
+def _ours(settings: EngineSettings, folder: Path) -> dict[str, Any]:
+    is_cpu = current_platform.is_cpu()
+    dtype = choose_dtype(settings.dtype, torch.device("cpu" if is_cpu else "cuda"))
+    args: dict[str, Any] = {
+        "model": str(folder),
+        "tokenizer": None,
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "use_tqdm_on_load": False,
+        "dtype": dtype if isinstance(dtype, str) else str(dtype).removeprefix("torch."),
+        "max_model_len": settings.max_model_len or None,
+        "max_num_seqs": settings.max_concurrent_requests,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enable_prefix_caching": settings.enable_prefix_caching,
+        "quantization": settings.quantization or None,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes or (_CPU_CACHE_BYTES if is_cpu else None),
+        "logits_processors": [DRAW],
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "enable_log_requests": False,
+    }
+    return args
+
+
+def prepare_environment(settings: EngineSettings) -> None:
+    """What vLLM reads from the environment when it starts; the pod's process is its own."""
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    os.environ["OMP_NUM_THREADS"] = str(settings.num_threads or len(os.sched_getaffinity(0)))
+    # Pods share the cores: bound threads of two pods would stand on the same ones.
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"

@@ -1,0 +1,96 @@
+"""The draw of the next token inside vLLM: its logits processor interface around the function that all engines share.
+
+vLLM then sees one token that nothing can beat and takes it as a greedy choice. So its own random generators, whose state a cut answer
+would lose and which end the engine core on a processor, have no part in an answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
+
+from services.engine.backends.vllm.following import follow_parent
+from services.engine.generation import SamplingParams
+from services.engine.sampling import BadLogits, RowParams, sample, seed_array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import torch
+
+KEY = "convoy"
+"""In vLLM's `extra_args`: seed, temperature, top_k, top_p, min_p, and how many tokens of the answer are in the prompt."""
+
+NAME = f"{__name__}:Draw"
+
+
+class _Row:
+    """One request: how it samples, and its tokens so far, which vLLM appends to."""
+
+    __slots__ = ("base", "output", "sampling")
+
+    def __init__(self, params: Any, output: list[int]) -> None:
+        seed, temperature, top_k, top_p, min_p, self.base = params.extra_args[KEY]
+        self.sampling = SamplingParams(seed, temperature, top_k, top_p, min_p)
+        self.output = output
+
+
+class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed where types are checked
+    """Decides every token of every request; vLLM makes one for its engine core."""
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002 - vLLM's signature
+        """Also ties the life of the engine core, in which it is made, to the pod's."""
+        follow_parent()
+        self._rows: dict[int, _Row] = {}
+        self._batch: tuple[list[_Row], RowParams, npt.NDArray[np.uint64]] | None = None
+
+    def is_argmax_invariant(self) -> bool:
+        """It is what decides."""
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        """Follows who is in which row: removed, added, moved, in this order."""
+        if batch_update is None:
+            return
+        self._batch = None
+        rows = self._rows
+        for index in batch_update.removed:
+            rows.pop(index, None)
+        for index, params, _, output in batch_update.added:
+            rows.pop(index, None)
+            if params.extra_args and KEY in params.extra_args:
+                rows[index] = _Row(params, output)
+        for first, second, direction in batch_update.moved:
+            moved, other = rows.pop(first, None), rows.pop(second, None)
+            if moved is not None:
+                rows[second] = moved
+            if other is not None and direction == MoveDirectionality.SWAP:
+                rows[first] = other
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """`logits` [rows, vocabulary]; each row's drawn token gets the highest of all numbers."""
+        if not self._rows:
+            return logits
+        if self._batch is None:
+            # A row that is not ours (vLLM's own warm-up) is greedy.
+            everyone = [self._rows.get(index) or _GREEDY for index in range(logits.shape[0])]
+            wanted = [row.sampling for row in everyone]
+            self._batch = everyone, RowParams.of(wanted, logits.device), seed_array([one.seed for one in wanted])
+        everyone, params, seeds = self._batch
+        positions = np.array([row.base + len(row.output) for row in everyone], dtype=np.uint64)
+        try:
+            drawn = sample(logits, params, seeds, positions)
+        except BadLogits as error:
+            # Left as they are: vLLM counts what is not finite, which fails the request, and the others go on.
+            fine = logits.clone()
+            fine[error.rows] = 0
+            drawn = sample(fine, params, seeds, positions)
+        return logits.scatter_(1, drawn[:, None], float("inf"))
+
+
+class _Nobody:
+    extra_args = {KEY: (0, 0.0, 0, 1.0, 0.0, 0)}  # noqa: RUF012 - never changed
+
+
+_GREEDY = _Row(_Nobody, [])
