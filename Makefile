@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fmt tools dashboards dashboards-preview load model model-eval bench lock
+.PHONY: help up down status test check fmt tools dashboards dashboards-preview load model model-eval bench bench-engines lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ status: ## what runs, and how often it had to be started again
 	@scripts/setup.sh run && exec .venv/bin/convoy status
 
 test: ## everything that CI runs: check, then all tests
-	@scripts/setup.sh dev && scripts/check.sh && exec $(PY) -m pytest
+	@scripts/setup.sh test && scripts/check.sh && exec $(PY) -m pytest
 
 check: ## linters, types, Envoy's files, sizes, import rule, locks: seconds, starts nothing
 	@scripts/setup.sh dev && exec scripts/check.sh
@@ -45,6 +45,9 @@ model-eval: ## ask the demo model what it was not trained on
 
 bench: ## measure, as ratios in one run; writes docs/benchmarks.md
 	@scripts/setup.sh dev && exec $(PY) -m bench
+
+bench-engines: ## a vLLM pod beside vLLM's own server, and the batching strategies; writes docs/benchmarks.md's part and docs/batching.md's figures
+	@scripts/setup.sh dev && scripts/setup.sh vllm && exec $(PY) -m bench --update engines batching
 
 lock: ## compile requirements/ from pyproject.toml
 	@exec scripts/lock.sh

@@ -1,4 +1,7 @@
-"""`make bench`: measures, prints the tables and writes docs/benchmarks.md. `python -m bench pod edge` measures only these."""
+"""`make bench`: measures, prints the tables and writes docs/benchmarks.md. `python -m bench pod edge` measures only these.
+
+`python -m bench --update pod edge` also puts them in the place of their earlier tables there.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,37 @@ import asyncio
 import datetime as dt
 import os
 import platform
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markdown import Markdown
 
-from bench import ablation, chain, client, crowds, drills, edge, engine, limits, memory, overload, peer, pod, returning, tracing
+from bench import (
+    ablation,
+    batching,
+    chain,
+    client,
+    crowds,
+    drills,
+    edge,
+    engine,
+    engines,
+    limits,
+    memory,
+    overload,
+    peer,
+    pod,
+    returning,
+    tracing,
+)
 from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "pod": pod.measure,
     "edge": edge.measure,
@@ -26,6 +48,8 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "ablation": ablation.measure,
     "limits": limits.measure,
     "engine": engine.measure,
+    "engines": engines.measure,
+    "batching": batching.measure,
     "overload": overload.measure,
     "peer": peer.measure,
     "returning": returning.measure,
@@ -49,8 +73,19 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def updated(text: str, sections: list[Section]) -> str:
+    """The document with these tables in the place of those of the same title; new ones come last."""
+    for section in sections:
+        fresh = section.markdown().strip() + "\n\n"
+        place = re.search(rf"^## {re.escape(section.title)}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+        text = text[: place.start()] + fresh + text[place.end() :] if place else f"{text.rstrip()}\n\n{fresh}"
+    return text.rstrip() + "\n"
+
+
 async def main(wanted: list[str]) -> int:
     """Measures the wanted parts, all if none is named; the exit code."""
+    is_update = "--update" in wanted
+    wanted = [name for name in wanted if name != "--update"]
     unknown = set(wanted) - set(PARTS)
     if unknown:
         print(f"bench: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
@@ -63,8 +98,10 @@ async def main(wanted: list[str]) -> int:
     head = _HEAD.format(day=day, cores=os.cpu_count(), processor=processor(), python=platform.python_version())
     text = "\n".join([head, *(section.markdown() for section in sections)])
     Console().print(Markdown(text))
-    if not wanted:
-        (ROOT / "docs" / "benchmarks.md").write_text(text)
+    if is_update:
+        DOCUMENT.write_text(updated(DOCUMENT.read_text(), sections))
+    elif not wanted:
+        DOCUMENT.write_text(text)
     return 0
 
 

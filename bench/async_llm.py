@@ -1,6 +1,6 @@
-"""`python -m bench.async_llm CLIENTS REQUESTS ROUNDS`, in vLLM's environment: AsyncLLM alone, without HTTP and without Convoy.
+"""`python -m bench.async_llm ROUNDS`, in vLLM's environment: AsyncLLM alone, without HTTP and without Convoy.
 
-Prints a JSON list: tokens a second of each round. It is asked as vLLM's own server asks it, text included.
+Prints a JSON object: tokens a second, by the number of clients. It is asked as vLLM's own server asks it, text included.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import json
 import sys
 import time
+from statistics import median
 
 from transformers import AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
@@ -16,11 +17,11 @@ from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from bench.engines import DEMO, DTYPE, QUESTIONS, SLOTS, TOKENS
+from bench.engines import CLIENTS, DEMO, DTYPE, QUESTIONS, SLOTS, TOKENS
 
 
-async def run(clients: int, requests: int, rounds: int) -> list[float]:
-    """So many clients that ask again as soon as they are answered."""
+async def run(rounds: int) -> dict[int, float]:
+    """Clients that ask again as soon as they are answered, as many as in the bench of the servers."""
     arguments = AsyncEngineArgs(
         model=str(DEMO), dtype=DTYPE, max_num_seqs=SLOTS, kv_cache_memory_bytes=1 << 30, enforce_eager=True, disable_log_stats=True
     )
@@ -38,14 +39,17 @@ async def run(clients: int, requests: int, rounds: int) -> list[float]:
             async for _ in engine.generate(tokens_input(list(prompts[number % len(prompts)])), params, f"{time.monotonic_ns()}-{number}"):
                 pass
 
-    speeds = []
-    for _ in range(rounds + 1):  # the first is the warm-up
-        todo, start = list(range(requests)), time.perf_counter()
-        await asyncio.gather(*(client(todo) for _ in range(clients)))
-        speeds.append(requests * TOKENS / (time.perf_counter() - start))
+    speeds: dict[int, float] = {}
+    for clients, requests in CLIENTS.items():
+        seconds = []
+        for _ in range(rounds + 1):  # the first is the warm-up
+            todo, start = list(range(requests)), time.perf_counter()
+            await asyncio.gather(*(client(todo) for _ in range(clients)))
+            seconds.append(time.perf_counter() - start)
+        speeds[clients] = requests * TOKENS / median(seconds[1:])
     engine.shutdown()
-    return speeds[1:]
+    return speeds
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(asyncio.run(run(*map(int, sys.argv[1:])))))
+    print("\n" + json.dumps(asyncio.run(run(int(sys.argv[1])))))

@@ -13,11 +13,12 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psutil
 
-from bench.measuring import ROOT, Section, median, ratio, verdict
+from bench.measuring import ROOT, Section, cpu_seconds, median, ratio, verdict
 from bench.streams import Streams, loop, repeated
 from services.ops.load.summary import percentile
 from services.ops.ports import free_port
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 DEMO = ROOT / "models" / "demo"
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 TOKENS, THREADS, SLOTS = 64, 1, 128
-CLIENTS = {1: 4, 8: 24, 128: 384}
+CLIENTS = {1: 8, 8: 80, 128: 512}
 """How many requests they make between them in a round."""
-ROUNDS = 5
+ROUNDS, SETTLE_SECONDS = 5, 4.0
+"""Between rounds: vLLM's worker on a processor spins for a while when it has nothing to do, which is the next one's time."""
 SPEED_AIMS, TTFT_AIM = {1: 1.0, 8: 1.0, 128: 1.5}, 0.6
 START_SECONDS = 240.0
 QUESTIONS = ("Tell me about distributed systems.", "Explain Docker in simple terms", "What is FastAPI?", "What is a retry budget?")
@@ -44,6 +46,8 @@ class Contestant:
 
     url: str
     model: str
+    front: int = 0
+    """The process that speaks HTTP; its children generate."""
 
     def bodies(self) -> list[bytes]:
         """The questions, as it wants them."""
@@ -64,7 +68,7 @@ def api_server(*more: str) -> Iterator[Contestant]:
         process = subprocess.Popen(command, cwd="/", env=environment, stdout=log, stderr=log)
         try:
             _until_answers(f"http://127.0.0.1:{port}/health", process, Path(log.name))
-            yield Contestant(f"http://127.0.0.1:{port}/v1/chat/completions", str(DEMO))
+            yield Contestant(f"http://127.0.0.1:{port}/v1/chat/completions", str(DEMO), process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -90,55 +94,108 @@ def vllm_pod(**settings: object) -> Iterator[Contestant]:
     wanted = {"engine": "vllm", "dtype": DTYPE, "num_threads": THREADS, "max_concurrent_requests": SLOTS, "kv_cache_bytes": 1 << 30}
     with running_pods(0, **(wanted | {"pods": 1} | settings)) as pods:
         pods.until_ready(1, START_SECONDS)
-        yield Contestant(f"{pods.url}/v1/chat/completions", "demo")
+        yield Contestant(f"{pods.url}/v1/chat/completions", "demo", pods.entries[0]["pid"])
 
 
-async def compared(contestants: dict[str, Contestant], clients: int, rounds: int) -> dict[str, list[Streams]]:
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Processor time of one round, seconds: by the process that speaks HTTP, by those that generate, and by the client."""
+
+    front: float
+    engine: float
+    client: float
+
+    @classmethod
+    def now(cls, one: Contestant) -> Used:
+        """Since the processes began."""
+        children = [child.pid for child in psutil.Process(one.front).children(recursive=True)]
+        return cls(cpu_seconds([one.front]), cpu_seconds(children), time.process_time())
+
+    def since(self, before: Used) -> Used:
+        """What was used between two looks."""
+        return Used(self.front - before.front, self.engine - before.engine, self.client - before.client)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of one contestant."""
+
+    streams: Streams
+    used: Used
+
+
+async def compared(contestants: dict[str, Contestant], clients: int, rounds: int) -> dict[str, list[Round]]:
     """What each saw, round by round, in turn."""
-    seen: dict[str, list[Streams]] = {name: [] for name in contestants}
+    seen: dict[str, list[Round]] = {name: [] for name in contestants}
     for one in contestants.values():  # warm-up
         await loop(one.url, repeated(one.bodies(), clients), clients)
     for _ in range(rounds):
         for name, one in contestants.items():
-            seen[name].append(await loop(one.url, repeated(one.bodies(), CLIENTS[clients]), clients))
+            await asyncio.sleep(SETTLE_SECONDS)
+            before = Used.now(one)
+            streams = await loop(one.url, repeated(one.bodies(), CLIENTS[clients]), clients)
+            seen[name].append(Round(streams, Used.now(one).since(before)))
     return seen
 
 
-def _speeds(rounds: list[Streams], clients: int) -> list[float]:
-    return [CLIENTS[clients] * TOKENS / one.seconds for one in rounds]
+def _speeds(rounds: list[Round], clients: int) -> list[float]:
+    return [CLIENTS[clients] * TOKENS / one.streams.seconds for one in rounds]
 
 
-def _p95s(rounds: list[Streams]) -> list[float]:
-    return [percentile(sorted(one.ttfts), 0.95) for one in rounds]
+def _p95s(rounds: list[Round]) -> list[float]:
+    return [percentile(sorted(one.streams.ttfts), 0.95) for one in rounds]
 
 
-async def floor(clients: int, rounds: int) -> list[float]:
-    """Tokens a second of AsyncLLM alone, with vLLM's own way from step to request and without HTTP."""
-    command = [str(PYTHON), "-m", "bench.async_llm", str(clients), str(CLIENTS[clients]), str(rounds)]
+async def in_vllms_python(module: str, *arguments: object) -> Any:
+    """What a module of the bench prints as JSON in its last line."""
     environment = os.environ | {"OMP_NUM_THREADS": str(THREADS), "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+    command = [str(PYTHON), "-m", module, *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"AsyncLLM alone ended with {process.returncode}")
-    return msgspec.json.decode(output.splitlines()[-1], type=list[float])
+        raise RuntimeError(f"{module} ended with {process.returncode}")
+    return msgspec.json.decode(output.splitlines()[-1])
 
 
 async def measure(rounds: int = ROUNDS) -> list[Section]:
-    """1, 8 and 128 streams."""
+    """1, 8 and 128 streams; what AsyncLLM can do alone; where the time goes."""
     head = ["streams", "vLLM's server, tokens/s", "pod, tokens/s", "pod ÷ server", "TTFT p95, server", "pod", "pod ÷ server"]
-    section = Section("A vLLM pod beside vLLM's own server", head)
+    section = Section("A vLLM pod beside vLLM's own server", [*head, "AsyncLLM alone, tokens/s"])
+    floors: dict[str, float] = await in_vllms_python("bench.async_llm", 3)
     with api_server("--enforce-eager") as server, vllm_pod(vllm_args="--enforce-eager") as pod:
         for clients, aim in SPEED_AIMS.items():
             seen = await compared({"server": server, "pod": pod}, clients, rounds)
-            section.rows.append(_row(seen, clients, aim))
+            section.rows.append([*_row(seen, clients, aim), f"{floors[str(clients)]:.0f}"])
     section.notes = (
         f"Demo model in {DTYPE}, {THREADS} compute thread each, {TOKENS} tokens an answer at temperature 0.7, {SLOTS} slots, streams in a "
-        f"closed loop by the same client on the same cores; median of {rounds} rounds in turn. The pod is asked without Envoy."
+        f"closed loop by the same client on the same cores; median of {rounds} rounds in turn. The pod is asked without Envoy. AsyncLLM "
+        "alone: vLLM's own engine object asked in its process, no HTTP, with text; the pod can be above it because it takes tokens from "
+        "the engine core by a shorter way, and runs the worker in the engine core's process."
     )
-    return [section]
+    return [section, _where(seen), await _layers()]
 
 
-def _row(seen: dict[str, list[Streams]], clients: int, aim: float) -> list[str]:
+def _where(seen: dict[str, list[Round]]) -> Section:
+    """Processor time a token at the largest number of streams."""
+    section = Section("Where a vLLM pod's time goes, by process", ["", "HTTP process", "engine processes", "client", "together"])
+    num_tokens = CLIENTS[max(CLIENTS)] * TOKENS
+    for name, rounds in seen.items():
+        parts = [median([getattr(one.used, part) for one in rounds]) / num_tokens * 1e6 for part in ("front", "engine", "client")]
+        section.rows.append([name, *[f"{value:.0f} µs" for value in (*parts, sum(parts))]])
+    section.notes = f"Processor time a token with {max(CLIENTS)} streams, in the same rounds."
+    return section
+
+
+async def _layers() -> Section:
+    found: dict[str, float] = await in_vllms_python("bench.layers")
+    section = Section("Where a vLLM pod's time goes, by layer", ["layer of the HTTP process", "a token", "share"])
+    for name, value in sorted(found.items(), key=lambda pair: -pair[1]):
+        section.rows.append([name, f"{value:.1f} µs", f"{value / sum(found.values()):.0%}"])
+    section.notes = "Own time by cProfile (`bench/layers.py`), which makes small functions look dearer than they are."
+    return section
+
+
+def _row(seen: dict[str, list[Round]], clients: int, aim: float) -> list[str]:
     speed = {name: _speeds(rounds, clients) for name, rounds in seen.items()}
     ttft = {name: _p95s(rounds) for name, rounds in seen.items()}
     faster, sooner = ratio(speed["pod"], speed["server"]), ratio(ttft["pod"], ttft["server"])

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv and installs exact, hashed versions into it: `scripts/setup.sh run` (what `convoy up` needs) or `dev` (run, tests, linters).
 # With ENGINE=vllm, or as `scripts/setup.sh vllm`, also .venv-vllm: vLLM pins what it needs, so its pods have an environment of their own.
+# `scripts/setup.sh test` is both, dev and vllm, or dev alone where there is no Python that vLLM takes.
 # Does nothing, in milliseconds, when all is as the locks say. PYTHON=python3.12 names the Python; TORCH_BACKEND=cpu takes the small torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +15,7 @@ setting() { # NAME DEFAULT: from the environment, else from .env
 }
 
 set_name="${1:-}"
-[[ $# -eq 1 && "$set_name" =~ ^(run|dev|vllm)$ ]] || fail "usage: scripts/setup.sh run|dev|vllm"
+[[ $# -eq 1 && "$set_name" =~ ^(run|dev|vllm|test)$ ]] || fail "usage: scripts/setup.sh run|dev|vllm|test"
 backend=$(setting TORCH_BACKEND default)
 [[ "$backend" == default || "$backend" == cpu ]] || fail "TORCH_BACKEND=$backend: must be one of default, cpu"
 
@@ -28,7 +29,7 @@ choose_build() { # cpu or gpu, and why, into build and build_reason
   fi
 }
 
-if [[ "$set_name" == vllm ]]; then
+if [[ "$set_name" =~ ^(vllm|test)$ ]]; then
   choose_build
   venv=.venv-vllm lock="requirements/vllm-$build.txt" oldest="3, 11" oldest_name=3.11
 else
@@ -120,7 +121,14 @@ write_launcher() {
   chmod +x .venv/bin/convoy
 }
 
-if [[ "$set_name" != vllm && "$(setting ENGINE transformers)" == vllm ]]; then
+if [[ "$set_name" == test ]]; then
+  "$0" dev
+  if (find_python > /dev/null 2>&1); then
+    exec "$0" vllm
+  fi
+  echo "setup: no Python $oldest_name or newer was found, which vLLM needs: the tests of ENGINE=vllm are left out"
+  exit 0
+elif [[ "$set_name" != vllm && "$(setting ENGINE transformers)" == vllm ]]; then
   "$0" vllm
 elif [[ "$set_name" == vllm ]]; then
   ENGINE=fake "$0" run   # what supervises the pods is the same for all engines, and brings uv
@@ -135,7 +143,7 @@ fi
 began=$SECONDS
 make_venv
 if [[ "$set_name" == vllm ]]; then
-  echo "setup: vLLM for a ${build/gpu/GPU} ($build_reason)"
+  echo "setup: vLLM for $([[ "$build" == gpu ]] && echo "NVIDIA GPUs" || echo processors) ($build_reason)"
   install_packages
 else
   install_uv

@@ -31,6 +31,14 @@ def until(condition: Callable[[], object], what: Callable[[], str], seconds: flo
         time.sleep(0.02)
 
 
+def skip_without_vllm() -> None:
+    """`make test` installs vLLM wherever there is a Python that it takes; elsewhere its tests cannot run."""
+    import pytest  # not at the top: the bench uses this module where there is none
+
+    if not (ROOT / ".venv-vllm" / "bin" / "python").exists():
+        pytest.skip("vLLM is not installed: scripts/setup.sh vllm")
+
+
 class RunningPods:
     """A runner and its pods as a test sees them."""
 

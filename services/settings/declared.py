@@ -110,6 +110,10 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
             description="At install: PyPI's CUDA build (2.6 GB, once per machine), or cpu from PyTorch's own index, if that is reachable."
         ),
     ] = "default"
+    vllm_build: Annotated[
+        Literal["auto", "cpu", "gpu"],
+        Meta(description="ENGINE=vllm, at install: vLLM for processors or for NVIDIA's GPUs; auto looks for a GPU of this machine."),
+    ] = "auto"
     convoy_api_key: Annotated[
         str, Meta(description="Key with which `convoy chat` and `make load` call, where there is a clients file.", extra=SECRET)
     ] = ""

@@ -69,10 +69,6 @@ class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
             "be given here."
         ),
     ] = ""
-    vllm_build: Annotated[
-        Literal["auto", "cpu", "gpu"],
-        Meta(description="ENGINE=vllm, at install: vLLM for processors or for NVIDIA's GPUs; auto looks for a GPU of this machine."),
-    ] = "auto"
     fake_first_token_ms: Annotated[float, Meta(ge=0, le=600_000, description="ENGINE=fake: milliseconds until the first token.")] = 10
     fake_tokens_per_second: Annotated[
         float, Meta(gt=0, le=1e9, description="ENGINE=fake: tokens per second of each request after the first.")

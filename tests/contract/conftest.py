@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import openai
 import pytest
 
-from tests.running import RunningPods, running_pods
+from tests.running import RunningPods, running_pods, skip_without_vllm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ def real() -> Iterator[RunningPods]:
 @pytest.fixture(scope="session")
 def vllm() -> Iterator[RunningPods]:
     """A pod with vLLM and the demo model."""
+    skip_without_vllm()
     with running_pods(1, engine="vllm", vllm_args="--enforce-eager") as pods:
         yield pods
 

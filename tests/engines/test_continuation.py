@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.running import ROOT
+from tests.running import ROOT, skip_without_vllm
 
 pytestmark = pytest.mark.model
 PROMPTS = 10
@@ -18,6 +18,8 @@ PROMPTS = 10
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_an_answer_does_not_depend_on_where_it_was_cut_or_on_its_batch(engine: str) -> None:
     """Greedy and sampled, alone and mixed, token for token."""
+    if engine == "vllm":
+        skip_without_vllm()
     settings = {"ENGINE": engine, "DTYPE": "float32", "MAX_CONCURRENT_REQUESTS": "32", "VLLM_ARGS": "--enforce-eager"}
     command = [sys.executable, "-m", "tests.engines.continuation", str(PROMPTS)]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)

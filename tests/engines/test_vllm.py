@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.asking import CHAT, metric, until_metric
-from tests.running import RunningPods, running_pods, until
+from tests.running import RunningPods, running_pods, skip_without_vllm, until
 from tests.stack.harness import RunningEdge, running_edge
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ QUESTION = [{"role": "user", "content": "Tell me about distributed systems."}]
 @pytest.fixture(scope="module")
 def pods() -> Iterator[RunningPods]:
     """One pod."""
+    skip_without_vllm()
     with running_pods(1, engine="vllm", dtype="float32", max_concurrent_requests=SLOTS, vllm_args="--enforce-eager") as pods:
         yield pods
 
@@ -169,6 +170,7 @@ async def test_an_engine_core_that_dies_takes_its_pod_along(edge: RunningEdge, p
 
 async def test_what_vllm_does_not_know_is_named() -> None:
     """VLLM_ARGS: a misspelt option, and one that is Convoy's, end the start with one line."""
+    skip_without_vllm()
     for given, named in (("--no-such-option 3", "VLLM_ARGS"), ("--max-num-seqs 3", "set MAX_CONCURRENT_REQUESTS")):
         with running_pods(0, engine="vllm", pods=1, vllm_args=given) as pods:
             assert pods.process.wait(120) == 1

@@ -203,6 +203,7 @@ def _sampling(request: GenerationRequest, num_left: int) -> VllmSampling:
         stop_token_ids=sorted(request.stop_token_ids),
         ignore_eos=True,
         detokenize=False,
+        skip_clone=True,  # nobody else has it
         output_kind=RequestOutputKind.DELTA,
         extra_args={KEY: (own.seed, own.temperature, own.top_k, own.top_p, own.min_p, num_before)},
     )
