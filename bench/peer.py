@@ -19,12 +19,14 @@ import aiohttp
 import msgspec
 
 from bench import mix
-from bench.measuring import ROOT, Section
+from bench.measuring import ROOT, Section, median, ratio, verdict
+from bench.streams import DONE, loop
 from services.ops.load.arrivals import poisson
 from services.ops.load.client import run_load
 from services.ops.load.kinds import CHAT, Kind
 from services.ops.load.summary import percentile
 from services.ops.ports import free_port
+from tests.running import running_pods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +39,7 @@ ACCELERATE = "accelerate==1.15.0"
 FOLDER = ROOT / ".convoy" / "bench-peer"
 FACTORS = (0.9, 2.0, 5.0)
 DEADLINE, LEAD_SECONDS, SECONDS, START_SECONDS = 12.0, 10.0, 20.0, 120.0
+TOKENS, SPEED_AIM = 64, 2.0
 SLOTS = 16
 """As many clients as two pods have slots measure its capacity, and two more."""
 
@@ -51,8 +54,8 @@ def _model(folder: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def served() -> AsyncIterator[tuple[str, str]]:
-    """The server's address, and its model's name."""
+async def served(threads: int = 0) -> AsyncIterator[tuple[str, str]]:
+    """The server's address, and its model's name; `threads` 0 is all cores."""
     if not FOLDER.exists():
         install = [f"{ROOT}/.venv/bin/uv", "pip", "install", "--quiet", "--python", sys.executable, "--target", str(FOLDER)]
         for packages in (PACKAGES, ("--no-deps", ACCELERATE)):
@@ -62,7 +65,11 @@ async def served() -> AsyncIterator[tuple[str, str]]:
         url = f"http://127.0.0.1:{port}"
         serve = ["serve", str(model), "--continuous-batching", "--cb-num-blocks", "512", "--device", "cpu", "--host", "127.0.0.1"]
         command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", *serve, "--port", str(port)]
-        environment = os.environ | {"PYTHONPATH": str(FOLDER), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(os.cpu_count() or 1)}
+        environment = os.environ | {
+            "PYTHONPATH": str(FOLDER),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(threads or os.cpu_count() or 1),
+        }
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             await _until_ready(url, process)
@@ -113,8 +120,37 @@ def _row(factor: float, outcomes: list[Outcome], length: dict[str, int], best: f
     return cells, tokens
 
 
+async def speed(clients: int = 32, rounds: int = 5) -> Section:
+    """Tokens a second of streams in a closed loop, beside a transformers pod."""
+    questions = [f"Please answer question number {number} about distributed systems." for number in range(clients)]
+    asked = [{"messages": [{"role": "user", "content": question}], "max_tokens": TOKENS, "stream": True} for question in questions]
+    speeds: dict[str, list[float]] = {"serve": [], "pod": []}
+    settings = {"engine": "transformers", "num_threads": 1, "max_concurrent_requests": clients}
+    async with served(threads=1) as (url, model):
+        with running_pods(1, **settings) as pods:
+            ways = {
+                "serve": (url + CHAT, [msgspec.json.encode(body | {"model": model}) for body in asked], b'"finish_reason":"length"'),
+                "pod": (pods.url + CHAT, [msgspec.json.encode(body | {"ignore_eos": True}) for body in asked], DONE),
+            }
+            for number in range(rounds + 1):
+                for name, (address, bodies, end) in ways.items():
+                    seen = await loop(address, bodies * 2, clients, end=end)
+                    if number:  # the first is the warm-up
+                        speeds[name].append(2 * clients * TOKENS / seen.seconds)
+    section = Section(
+        "The transformers pod beside transformers serve", ["streams", "transformers serve, tokens/s", "pod, tokens/s", "ratio"]
+    )
+    faster = verdict(ratio(speeds["pod"], speeds["serve"]), SPEED_AIM, at_most=False)
+    section.rows.append([str(clients), f"{median(speeds['serve']):.0f}", f"{median(speeds['pod']):.0f}", faster])
+    section.notes = (
+        f"`transformers serve --continuous-batching --cb-num-blocks 512`, the demo model in the dtype that each chooses by itself, one "
+        f"compute thread, {TOKENS} tokens an answer, the same client in a closed loop; median of {rounds} rounds in turn."
+    )
+    return section
+
+
 async def measure() -> list[Section]:
-    """Its capacity, and loads above it."""
+    """Its capacity, and loads above it; its speed beside a pod's."""
     section = Section("Past saturation, another server", ["load", "goodput", "tokens in time, beside 0.9×", "TTFT p95", "late", "failed"])
     async with served() as (url, model):
         kinds = _kinds(model)
@@ -133,4 +169,4 @@ async def measure() -> list[Section]:
         f"{SLOTS + 2} clients. Late: answered 200 after the client had ceased to care. Failed: neither answered nor refused within "
         f"{DEADLINE * 4:g} s."
     )
-    return [section]
+    return [section, await speed()]

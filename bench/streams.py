@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_CONTENT, _END = b'"content":"', b"data: [DONE]"
-_LONGEST = max(len(_CONTENT), len(_END)) + 1
+DONE = b"data: [DONE]"
+_CONTENT = b'"content":"'
 
 
 @dataclass(slots=True)
@@ -27,8 +27,9 @@ class Streams:
 class _Client(asyncio.Protocol):
     """One connection that asks, reads to the end, and asks again while there are bodies."""
 
-    def __init__(self, head: bytes, bodies: Iterator[bytes], seen: Streams) -> None:
-        self._head, self._bodies, self._seen = head, bodies, seen
+    def __init__(self, head: bytes, bodies: Iterator[bytes], seen: Streams, end: bytes) -> None:
+        self._head, self._bodies, self._seen, self._end = head, bodies, seen, end
+        self._longest = max(len(_CONTENT), len(end)) + 1
         self._tail = b""
         self._has_begun = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -46,10 +47,10 @@ class _Client(asyncio.Protocol):
         if not self._has_begun and self._is_text(text):
             self._has_begun = True
             self._seen.ttfts.append(time.perf_counter() - self._asked_at)
-        if _END in text:
+        if self._end in text:
             self._ask()
         else:
-            self._tail = text[-_LONGEST:]
+            self._tail = text[-self._longest :]
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail(error or ConnectionError(f"the server ended a stream early, after {self._tail!r}"))
@@ -75,13 +76,16 @@ class _Client(asyncio.Protocol):
         return any(piece[:1] not in {b'"', b""} for piece in text.split(_CONTENT)[1:])
 
 
-async def loop(url: str, bodies: Sequence[bytes], clients: int) -> Streams:
-    """`clients` connections that ask `bodies` between them. Raises `ConnectionError` if a stream is not whole."""
+async def loop(url: str, bodies: Sequence[bytes], clients: int, *, end: bytes = DONE) -> Streams:
+    """`clients` connections that ask `bodies` between them, each of whose streams ends with `end`.
+
+    Raises `ConnectionError` if a stream is not whole.
+    """
     parts, seen, each = urlsplit(url), Streams(), iter(bodies)
     head = f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n".encode()
     running, host, port = asyncio.get_running_loop(), str(parts.hostname), int(parts.port or 80)
     start = time.perf_counter()
-    made = [await running.create_connection(lambda: _Client(head, each, seen), host, port) for _ in range(clients)]
+    made = [await running.create_connection(lambda: _Client(head, each, seen, end), host, port) for _ in range(clients)]
     await asyncio.gather(*(client.over for _, client in made))
     seen.seconds = time.perf_counter() - start
     return seen
