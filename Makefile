@@ -47,7 +47,7 @@ bench: ## measure, as ratios in one run; writes docs/benchmarks.md
 	@scripts/setup.sh dev && exec $(PY) -m bench
 
 bench-engines: ## a vLLM pod beside vLLM's own server, and the batching strategies; writes docs/benchmarks.md's part and docs/batching.md's figures
-	@scripts/setup.sh dev && scripts/setup.sh vllm && exec $(PY) -m bench --update engines batching
+	@scripts/setup.sh dev && scripts/setup.sh vllm && exec $(PY) -m bench --update engines batching continuation
 
 lock: ## compile requirements/ from pyproject.toml
 	@exec scripts/lock.sh

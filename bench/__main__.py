@@ -21,6 +21,7 @@ from bench import (
     batching,
     chain,
     client,
+    continuation,
     crowds,
     drills,
     edge,
@@ -38,8 +39,11 @@ from bench.measuring import ROOT, Section
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
+ELSEWHERE = {"batching": ROOT / "docs" / "batching.md"}
+"""Parts whose tables stand in a document of their own, beside what they mean."""
 PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "pod": pod.measure,
     "edge": edge.measure,
@@ -50,6 +54,7 @@ PARTS: dict[str, Callable[[], Awaitable[list[Section]]]] = {
     "engine": engine.measure,
     "engines": engines.measure,
     "batching": batching.measure,
+    "continuation": continuation.measure,
     "overload": overload.measure,
     "peer": peer.measure,
     "returning": returning.measure,
@@ -90,18 +95,16 @@ async def main(wanted: list[str]) -> int:
     if unknown:
         print(f"bench: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 1
-    sections: list[Section] = []
+    sections: dict[Path, list[Section]] = {}
     for name in wanted or PARTS:
         print(f"bench: {name} …", file=sys.stderr, flush=True)
-        sections += await PARTS[name]()
+        sections.setdefault(ELSEWHERE.get(name, DOCUMENT), []).extend(await PARTS[name]())
     day = dt.datetime.now(tz=dt.timezone.utc).date().isoformat()
     head = _HEAD.format(day=day, cores=os.cpu_count(), processor=processor(), python=platform.python_version())
-    text = "\n".join([head, *(section.markdown() for section in sections)])
-    Console().print(Markdown(text))
-    if is_update:
-        DOCUMENT.write_text(updated(DOCUMENT.read_text(), sections))
-    elif not wanted:
-        DOCUMENT.write_text(text)
+    Console().print(Markdown("\n".join([head, *(one.markdown() for each in sections.values() for one in each)])))
+    if is_update or not wanted:
+        for path, found in sections.items():
+            path.write_text(updated(path.read_text() if is_update or path != DOCUMENT else head, found))
     return 0
 
 

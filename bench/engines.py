@@ -34,7 +34,7 @@ CLIENTS = {1: 8, 8: 80, 128: 512}
 """How many requests they make between them in a round."""
 ROUNDS, SETTLE_SECONDS = 5, 4.0
 """Between rounds: vLLM's worker on a processor spins for a while when it has nothing to do, which is the next one's time."""
-SPEED_AIMS, TTFT_AIM = {1: 1.0, 8: 1.0, 128: 1.5}, 0.6
+SPEED_AIMS, TTFT_AIM, SAMPLING_AIM = {1: 1.0, 8: 1.0, 128: 1.5}, 0.6, 0.95
 START_SECONDS = 240.0
 QUESTIONS = ("Tell me about distributed systems.", "Explain Docker in simple terms", "What is FastAPI?", "What is a retry budget?")
 DTYPE = "bfloat16"
@@ -49,9 +49,9 @@ class Contestant:
     front: int = 0
     """The process that speaks HTTP; its children generate."""
 
-    def bodies(self) -> list[bytes]:
+    def bodies(self, **more: float) -> list[bytes]:
         """The questions, as it wants them."""
-        options = {"model": self.model, "temperature": 0.7, "max_tokens": TOKENS, "ignore_eos": True, "stream": True}
+        options = {"model": self.model, "temperature": 0.7, "max_tokens": TOKENS, "ignore_eos": True, "stream": True} | more
         return [msgspec.json.encode({"messages": [{"role": "user", "content": question}]} | options) for question in QUESTIONS]
 
 
@@ -172,7 +172,7 @@ async def measure(rounds: int = ROUNDS) -> list[Section]:
         "alone: vLLM's own engine object asked in its process, no HTTP, with text; the pod can be above it because it takes tokens from "
         "the engine core by a shorter way, and runs the worker in the engine core's process."
     )
-    return [section, _where(seen), await _layers()]
+    return [section, _where(seen), await _layers(), await _sampling(floors["draw"])]
 
 
 def _where(seen: dict[str, list[Round]]) -> Section:
@@ -192,6 +192,28 @@ async def _layers() -> Section:
     for name, value in sorted(found.items(), key=lambda pair: -pair[1]):
         section.rows.append([name, f"{value:.1f} µs", f"{value / sum(found.values()):.0%}"])
     section.notes = "Own time by cProfile (`bench/layers.py`), which makes small functions look dearer than they are."
+    return section
+
+
+async def _sampling(of_vllms: float, clients: int = 32, rounds: int = 7) -> Section:
+    """Tokens a second of sampled answers beside greedy ones, both engines, in turn."""
+    section = Section("What sampling costs", ["engine", "sampled ÷ greedy", "with all filters ÷ greedy", "our draw ÷ the library's"])
+    ways: list[dict[str, float]] = [
+        {"temperature": 0},
+        {"temperature": 0.7},
+        {"temperature": 0.7, "top_k": 50, "top_p": 0.95, "min_p": 0.02},
+    ]
+    for engine, own in (("transformers", "generate: see there"), ("vllm", verdict(of_vllms, SAMPLING_AIM, at_most=False))):
+        with vllm_pod(engine=engine, vllm_args="--enforce-eager") as pod:
+            speeds: list[list[float]] = [[] for _ in ways]
+            for number in range(rounds + 1):
+                for found, way in zip(speeds, ways, strict=True):
+                    seconds = (await loop(pod.url, repeated(pod.bodies(**way), 4 * clients), clients)).seconds
+                    if number:  # the first is the warm-up
+                        found.append(1 / seconds)
+        faster = [verdict(ratio(found, speeds[0]), SAMPLING_AIM, at_most=False) for found in speeds[1:]]
+        section.rows.append([engine, *faster, own])
+    section.notes = f"{clients} streams of {TOKENS} tokens on one pod; median of {rounds} rounds in turn. The library's: AsyncLLM alone."
     return section
 
 

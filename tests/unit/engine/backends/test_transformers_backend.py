@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 async def test_greedy_answers_equal_generate_alone_and_in_a_mixed_batch(backend: TransformersBackend, model_folder: Path) -> None:
-    """Thirty prompts get token for token what model.generate gives, one at a time and while others join and leave around them."""
-    wanted = prompts(30)
+    """Two hundred prompts get token for token what model.generate gives, one at a time and while others join and leave around them."""
+    wanted = prompts(200)
     expected = generated(model_folder, wanted)
     assert [await tokens_of(backend, request(prompt)) for prompt in wanted] == expected
     lengths = [3 + (7 * index) % (NEW_TOKENS - 2) for index in range(len(wanted))]
