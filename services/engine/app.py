@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from services.engine import docs_page, handlers, queue_page
+from services.engine import docs_page, forwarding, handlers, queue_page
 from services.engine.admission import Admission, Limits
 from services.engine.concurrency import Concurrency
 from services.engine.ending import EXIT_LOAD_FAILED
@@ -32,10 +32,11 @@ from services.version import version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from types import ModuleType
 
+    from services.engine.backends import AnyGenerator
     from services.engine.ending import Will
     from services.engine.keys import Pod
-    from services.engine.token_generator import TokenGenerator
     from services.settings import EngineSettings
 
 log = get_logger()
@@ -44,7 +45,7 @@ log = get_logger()
 _WARM_UP_TOKENS = 4
 
 
-def create_app(pod: Pod, generator: TokenGenerator, will: Will) -> web.Application:
+def create_app(pod: Pod, generator: AnyGenerator, will: Will) -> web.Application:
     """The pod's app; it answers while the model loads. `will` is told when the pod shall end."""
     settings = pod.settings
     app = web.Application(middlewares=[exchange_middleware], client_max_size=settings.max_body_bytes)
@@ -62,7 +63,7 @@ def create_app(pod: Pod, generator: TokenGenerator, will: Will) -> web.Applicati
     app[CONCURRENCY] = Concurrency(Leases(store), app[ADMISSION], metrics)
     app[PROMISES] = SharedPromises(store, settings.max_concurrent_requests)
     app[RUNS] = Runs(generator, Entry(app[ADMISSION], app[PROMISES], metrics), metrics, app[HEALTH].check_ready)
-    _add_routes(app)
+    _add_routes(app, forwarding if generator.is_remote else handlers)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
         for status in ("2xx", "4xx", "5xx"):  # from zero on: a series that begins with its first error has no rate for it
             metrics.requests.labels(pod.model, resource.canonical if resource else "other", status)
@@ -113,6 +114,8 @@ async def _live(app: web.Application) -> None:
 async def _load(app: web.Application) -> None:
     start = time.monotonic()
     await app[GENERATOR].start(app[HEALTH].report)
+    if not app[POD].settings.max_total_tokens:
+        app[ADMISSION].bound(app[GENERATOR].info.cache_tokens)
     log.info("pod.loaded", seconds=round(time.monotonic() - start, 3))
 
 
@@ -130,12 +133,13 @@ async def _warm_up(app: web.Application, limit_seconds: float) -> None:
     log.info("pod.warmed_up", seconds=round(time.monotonic() - start, 3), tokens=_WARM_UP_TOKENS)
 
 
-def _add_routes(app: web.Application) -> None:
+def _add_routes(app: web.Application, answers: ModuleType) -> None:
+    """`answers` has what answers the three endpoints that generate."""
     app.add_routes(
         [
-            web.post("/v1/chat/completions", handlers.chat_completions),
-            web.post("/v1/completions", handlers.completions),
-            web.post("/chat", handlers.short_chat),
+            web.post("/v1/chat/completions", answers.chat_completions),
+            web.post("/v1/completions", answers.completions),
+            web.post("/chat", answers.short_chat),
             web.get("/v1/models", handlers.models),
             web.get("/v1/models/{id:.+}", handlers.model),
             web.get("/health", handlers.healthz),

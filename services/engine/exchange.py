@@ -65,8 +65,9 @@ class Exchange:
             headers["x-trace-id"] = trace_id_of(self._span)
             headers["traceresponse"] = response_context_of(self._span)
         if self.run is not None:
-            headers["x-convoy-seed"] = str(self.run.prepared.request.sampling.seed)
             headers["x-convoy-queue"] = _queue_words(self.run.ticket)
+            if (seed := self.run.prepared.seed) is not None:
+                headers["x-convoy-seed"] = str(seed)
         return headers
 
     def server_timing(self) -> str:

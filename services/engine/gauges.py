@@ -29,6 +29,7 @@ def read_off(app: web.Application) -> Metrics:
     metrics.set_state(app[HEALTH].state)
     metrics.tasks.set(len(asyncio.all_tasks()))
     metrics.batch_size.set(load.running)
+    metrics.engine_waiting.set(load.waiting)
     metrics.tokens_per_second.set(load.tokens_per_second)
     metrics.cache_usage.set(load.cache_usage)
     metrics.gpu_memory.set(load.gpu_memory_bytes)

@@ -55,21 +55,26 @@ class GenerationRequest(Struct, frozen=True):
 class TokenEvent(Struct):
     """New tokens of one request, in order; what was not read yet is merged into one event. The last one has `finish_reason`.
 
-    `text` is filled by `TokenGenerator`. `num_tokens` counts the drawn tokens, the stop token included (it is part of the usage).
-    `num_cached_tokens`, of the first event, counts the prompt's tokens that the engine knew from an earlier request.
+    `text` is filled by `TokenGenerator`; a remote engine's has the upstream's bytes. `num_tokens` counts the drawn tokens, the stop token
+    included (it is part of the usage). `num_cached_tokens`, of the first event, counts the prompt's tokens that the engine knew from an
+    earlier request.
     """
 
     token_ids: list[int] = []
-    text: str = ""
+    text: Any = ""
     num_tokens: int = 0
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
 
 
 class Load(Struct, frozen=True):
-    """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1; `gpu_memory_bytes` is 0 without a GPU."""
+    """What a backend is doing now. `cache_usage` is the used share of the KV cache, 0..1; `gpu_memory_bytes` is 0 without a GPU.
+
+    `waiting` counts requests that it has and does not run yet.
+    """
 
     running: int = 0
+    waiting: int = 0
     tokens_per_second: float = 0.0
     cache_usage: float = 0.0
     gpu_memory_bytes: int = 0
@@ -85,13 +90,14 @@ class SamplingDefaults(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """What was loaded. `context_tokens` holds for prompt and answer together."""
+    """What was loaded. `context_tokens` holds for prompt and answer together; `cache_tokens` for all requests', 0 where slots decide."""
 
     context_tokens: int
     vocabulary_size: int
     device: str
     dtype: str
     sampling: SamplingDefaults = SamplingDefaults()
+    cache_tokens: int = 0
 
 
 class BackendError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,10 +12,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from services.engine.admission import Ask
 from services.engine.client import priority_of
-from services.engine.deadlines import attempt_of, deadline_of
+from services.engine.deadlines import attempt_of
+from services.engine.entrance import check_taken, exchange_of, fingerprint_of, in_time
 from services.engine.gauges import read_off
 from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS, WILL
-from services.engine.middleware import EXCHANGE
 from services.engine.reading import decoded_of, read_body
 from services.engine.streaming import stream
 from services.engine.telling import Asked, chat_messages, prompt_message
@@ -27,7 +26,7 @@ from services.openai.schema import openapi
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from services.engine.exchange import Exchange
     from services.engine.runs import Run
@@ -43,33 +42,23 @@ _JSON = "application/json"
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions."""
-    return await _in_time(request, partial(_chat, decode=requests.decode_chat))
+    return await in_time(request, partial(_chat, decode=requests.decode_chat))
 
 
 async def short_chat(request: web.Request) -> web.StreamResponse:
     """POST /chat: the short form of chat completions."""
-    return await _in_time(request, partial(_chat, decode=requests.decode_short_chat))
+    return await in_time(request, partial(_chat, decode=requests.decode_short_chat))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/completions."""
-    return await _in_time(request, _completion)
-
-
-async def _in_time(request: web.Request, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
-    """The answer, or `DeadlineExceeded` if the request has a deadline and it passes before the first byte."""
-    exchange = request[EXCHANGE]
-    deadline = exchange.deadline = deadline_of(request.headers, exchange, request.app[POD].settings.request_timeout_seconds)
-    if deadline is None:
-        return await answer(request)
-    with deadline:
-        return await answer(request)
+    return await in_time(request, _completion)
 
 
 async def _completion(request: web.Request) -> web.StreamResponse:
     body = await read_body(request)
     decoded = await decoded_of(body, requests.decode_completion)
-    exchange = _checked(request, decoded)
+    exchange = check_taken(request, decoded.model)
     prepared = await request.app[GENERATOR].prepare_completion(exchange.request_id, decoded, len(body), _end_of(exchange))
     ask = _ask(request, body, decoded, prepared)
     del body, decoded  # it may wait for long, and its tokens are all that is needed
@@ -79,29 +68,11 @@ async def _completion(request: web.Request) -> web.StreamResponse:
 async def _chat(request: web.Request, *, decode: Callable[[bytes], ChatRequest]) -> web.StreamResponse:
     body = await read_body(request)
     decoded = await decoded_of(body, decode)
-    exchange = _checked(request, decoded)
+    exchange = check_taken(request, decoded.model)
     prepared = await request.app[GENERATOR].prepare_chat(exchange.request_id, decoded, len(body), _end_of(exchange))
     ask = _ask(request, body, decoded, prepared)
     del body, decoded
     return await _generate(request, prepared, ask)
-
-
-def _checked(request: web.Request, decoded: ChatRequest | CompletionRequest) -> Exchange:
-    """The exchange of a request that this pod takes now; refuses the others."""
-    pod, exchange = request.app[POD], _exchange(request)
-    exchange.client.check_model(decoded.model or pod.model)
-    if decoded.model not in {None, pod.model}:
-        hint = f"; {pod.model!r} is, also when left out" if exchange.client.may_use(pod.model) else ""
-        raise ModelNotFound(f"model {str(decoded.model)[:200]!r} is not served here{hint}", param="model")
-    request.app[HEALTH].check_ready()
-    if exchange.deadline is not None:
-        exchange.deadline.check()
-    return exchange
-
-
-def _exchange(request: web.Request) -> Exchange:
-    exchange: Exchange = request[EXCHANGE]
-    return exchange
 
 
 def _end_of(exchange: Exchange) -> float | None:
@@ -110,7 +81,7 @@ def _end_of(exchange: Exchange) -> float | None:
 
 def _ask(request: web.Request, body: bytes, decoded: ChatRequest | CompletionRequest, prepared: Prepared) -> Ask:
     """What is asked of admission; notes in the exchange what is asked of the model."""
-    pod, exchange, options = request.app[POD], _exchange(request), decoded.options
+    pod, exchange, options = request.app[POD], exchange_of(request), decoded.options
     is_chat = isinstance(decoded, requests.ChatRequest)
     operation = "chat" if is_chat else "text_completion"
     asked = Asked(operation, pod.model, prepared, stream=options.stream, include_usage=options.include_usage)
@@ -121,25 +92,20 @@ def _ask(request: web.Request, body: bytes, decoded: ChatRequest | CompletionReq
     exchange.asked = asked
     return Ask(
         num_prompt_tokens=prepared.num_prompt_tokens,
-        max_tokens=prepared.request.max_tokens,
+        max_tokens=prepared.max_tokens,
         is_exact=options.ignore_eos and not options.stop,
         num_bytes=_REQUEST_BYTES + prepared.num_bytes,
         client=exchange.client.id,
         priority=priority_of(request.headers, exchange.client),
-        deadline=prepared.request.deadline,
-        fingerprint=_fingerprint(exchange.client.id, body),
+        deadline=prepared.deadline,
+        fingerprint=fingerprint_of(exchange.client.id, body),
         attempt=attempt_of(request.headers),
     )
 
 
-def _fingerprint(client: str, body: bytes) -> int:
-    """The same for the same request of the same client, on every pod; 0 is nobody's."""
-    return int.from_bytes(hashlib.blake2b(body, digest_size=8, key=client.encode()[:64]).digest(), "big") >> 1 or 1
-
-
 async def _generate(request: web.Request, prepared: Prepared, ask: Ask) -> web.StreamResponse:
     """Runs a prepared request and answers it."""
-    app, exchange = request.app, _exchange(request)
+    app, exchange = request.app, exchange_of(request)
     async with app[CONCURRENCY].held(exchange.client):
         run = exchange.run = await app[RUNS].start(prepared, ask)
         return await _answer(request, exchange, run)
@@ -174,14 +140,14 @@ def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models: those that the client may use."""
     pod = request.app[POD]
-    served = [(pod.model, pod.created)] if _exchange(request).client.may_use(pod.model) else []
+    served = [(pod.model, pod.created)] if exchange_of(request).client.may_use(pod.model) else []
     return web.Response(body=responses.model_list(served), content_type=_JSON)
 
 
 async def model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; the id may contain slashes, escaped or not. What the client may not use is not there for it."""
     pod, asked = request.app[POD], request.match_info["id"]
-    is_there = _exchange(request).client.may_use(pod.model)
+    is_there = exchange_of(request).client.may_use(pod.model)
     if asked != pod.model or not is_there:
         raise ModelNotFound(f"model {asked[:200]!r} is not served here" + (f"; {pod.model!r} is" if is_there else ""), param="model")
     return web.Response(body=responses.model_object(pod.model, pod.created), content_type=_JSON)

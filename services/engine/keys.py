@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -12,7 +12,6 @@ from services.engine.concurrency import Concurrency
 from services.engine.ending import Will
 from services.engine.health import Health
 from services.engine.runs import Runs
-from services.engine.token_generator import TokenGenerator
 from services.store.promises import SharedPromises
 from services.telemetry.metrics import Metrics
 from services.telemetry.tracing import Tracing
@@ -34,7 +33,8 @@ class Pod:
 POD = web.AppKey("pod", Pod)
 CONCURRENCY = web.AppKey("concurrency", Concurrency)
 ADMISSION = web.AppKey("admission", Admission)
-GENERATOR = web.AppKey("generator", TokenGenerator)
+GENERATOR: web.AppKey[Any] = web.AppKey("generator")
+"""A `TokenGenerator` or, with ENGINE=remote, a `RemoteGenerator`."""
 HEALTH = web.AppKey("health", Health)
 METRICS = web.AppKey("metrics", Metrics)
 RUNS = web.AppKey("runs", Runs)

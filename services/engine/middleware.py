@@ -12,13 +12,11 @@ from aiohttp import web
 from services.engine.exchange import CLIENT_LEFT, Exchange
 from services.engine.keys import METRICS, POD, TRACING
 from services.openai.errors import (
-    AllPromised,
     ApiError,
     BadRequest,
     EngineError,
     MethodNotAllowed,
     NotFound,
-    RateLimitExceeded,
     RequestTooLarge,
 )
 from services.telemetry.logging import get_logger
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 EXCHANGE = "exchange"
-_REASONS = {"draining", "not_ready", "deadline_exceeded"}
+_REASONS = {"draining", "not_ready", "deadline_exceeded", "upstream_error", "upstream_refused_key", "upstream_unreachable"}
 """Codes that Envoy reads from a header: how it counts a 5xx must not depend on its body."""
 _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
 """Asked all the time by machines: neither recorded nor counted nor traced."""
@@ -90,8 +88,8 @@ def error_response(error: ApiError) -> web.Response:
         # Whole seconds is all that the standard knows; the OpenAI packages read the exact time from a header of their own.
         response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
         response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_seconds * 1000))
-    if isinstance(error, RateLimitExceeded | AllPromised):
-        response.headers["x-envoy-ratelimited"] = "true"  # the same everywhere: Envoy need not ask another pod
+    if error.is_everywhere:
+        response.headers["x-envoy-ratelimited"] = "true"  # Envoy need not ask another pod
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = error.allow
     if error.code in _REASONS:

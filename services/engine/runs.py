@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.engine.generation import BackendError, BackendUnavailable
 from services.engine.subscription import Subscription
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.engine.admission import Ask, Ticket
+    from services.engine.backends import AnyGenerator, AnyPrepared
     from services.engine.entry import Entry
     from services.engine.generation import FinishReason, TokenEvent
-    from services.engine.token_generator import Prepared, TokenGenerator
     from services.telemetry.metrics import Metrics
 
 log = get_logger()
 
 
+_BROKEN = 500
+
+
 class Runs:
     """Starts runs, and knows those under way."""
 
-    def __init__(self, generator: TokenGenerator, entry: Entry, metrics: Metrics, check_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, generator: AnyGenerator, entry: Entry, metrics: Metrics, check_ready: Callable[[], None] = lambda: None) -> None:
         """All three are the pod's own; `check_ready` raises what a request is told whose turn comes while the engine takes none."""
         self.generator = generator
         self._entry = entry
@@ -42,7 +45,7 @@ class Runs:
         self.active: set[Run] = set()
         """Those under way."""
 
-    async def start(self, prepared: Prepared, ask: Ask) -> Run:
+    async def start(self, prepared: AnyPrepared, ask: Ask) -> Run:
         """Waits for a slot and begins; the caller subscribes before it awaits anything else.
 
         Raises `QueueFull`, `DeadlineUnreachable` or `Draining`, and `NotReady` where the engine fell still while the request waited.
@@ -105,7 +108,7 @@ class Runs:
 class Run:
     """One generation and what came of it so far. Times are on the clock of `time.monotonic()`, in seconds; 0 is not yet."""
 
-    def __init__(self, prepared: Prepared, ticket: Ticket, runs: Runs) -> None:
+    def __init__(self, prepared: AnyPrepared, ticket: Ticket, runs: Runs) -> None:
         """Begins at once."""
         self.prepared = prepared
         self.ticket = ticket
@@ -117,7 +120,7 @@ class Run:
         self._silent_seconds = 0.0
         self._num_tokens_seen = 0
         self._error: ApiError | None = None
-        self._texts: list[str] = []
+        self._pieces: list[Any] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._num_subscribers = 0
         self._runs = runs
@@ -148,10 +151,10 @@ class Run:
         self._num_tokens_seen = self.num_tokens
         return self._silent_seconds
 
-    def read(self, start: int) -> tuple[str, int]:
-        """The text from piece `start` on, and the piece to go on from."""
-        end = len(self._texts)
-        return (self._texts[start] if end - start == 1 else "".join(self._texts[start:])), end
+    def read(self, start: int) -> tuple[Any, int]:
+        """The text, or what a remote engine's answer has in its place, from piece `start` on, and the piece to go on from."""
+        end = len(self._pieces)
+        return (self._pieces[start] if end - start == 1 else self.prepared.nothing.join(self._pieces[start:])), end
 
     @property
     def is_over(self) -> bool:
@@ -192,17 +195,19 @@ class Run:
 
     async def _drive(self) -> None:
         try:
-            async with aclosing(self._runs.generator.generate(self.prepared)) as events:  # type: ignore[type-var]  # an async generator
+            async with aclosing(self._runs.generator.generate(self.prepared)) as events:  # type: ignore[type-var,arg-type]  # of one kind
                 async for event in events:
                     self._take(event)
             if self.finish_reason is None:
                 self._fail("The engine ended this request without a reason")
+        except ApiError as error:
+            self._error, self.broke = error, error.status >= _BROKEN
         except BackendUnavailable as error:
             self._error = NotReady(f"The engine takes no request now: {error}", retry_after_seconds=1)
         except BackendError as error:
             self._fail(f"The engine broke on this request: {error}")
         except Exception as error:  # the worker's boundary: whatever broke, the subscribers must learn of it and the slot come free
-            log.exception("run.broke", error_type=type(error).__name__, request_id=self.prepared.request.request_id)
+            log.exception("run.broke", error_type=type(error).__name__, request_id=self.prepared.request_id)
             self._fail("The engine broke on this request")
         finally:
             self._settle()
@@ -215,7 +220,7 @@ class Run:
         self._runs.took(self, event.num_tokens, now)
         self.num_tokens += event.num_tokens
         self.num_cached_tokens += event.num_cached_tokens
-        self._texts.append(event.text)
+        self._pieces.append(event.text)
         self.finish_reason = event.finish_reason
         self.wake()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from services.openai.chunks import DONE, comment, error_event
+from services.openai.chunks import comment, error_event
 from services.openai.errors import ApiError
 from services.openai.responses import count_usage
 
@@ -91,6 +91,6 @@ async def _send(
         await response.write_eof(error_event(error))
         return
     assert run.finish_reason is not None
-    usage = chunks.usage(count_usage(run.prepared.num_prompt_tokens, run.num_tokens, run.num_cached_tokens))
+    usage = count_usage(run.prepared.num_prompt_tokens, run.num_tokens, run.num_cached_tokens)
     times = comment("server-timing " + exchange.server_timing())
-    await response.write_eof(frames + chunks.finish(run.finish_reason) + usage + times + DONE)
+    await response.write_eof(frames + chunks.end(run.finish_reason, usage, times))

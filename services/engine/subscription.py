@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from services.engine.runs import Run
@@ -22,7 +22,7 @@ class Subscription:
         self._is_nudged = True
         self.run.wake()
 
-    async def read(self) -> tuple[str, bool]:
+    async def read(self) -> tuple[Any, bool]:
         """The text that came since the last call (waits for some), and whether it was the last. Raises the run's error after all text."""
         run = self.run
         while True:
@@ -36,8 +36,8 @@ class Subscription:
                 run.raise_error()
             await run.changed()
 
-    async def whole(self) -> str:
-        """The whole text, when the run is over. Raises the run's error."""
+    async def whole(self) -> Any:
+        """The whole text (of a remote engine: body), when the run is over. Raises the run's error."""
         run = self.run
         while not run.is_over and run.finish_reason is None:
             await run.changed()

@@ -13,14 +13,14 @@ from services.telemetry.spans import Generated
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.engine.backends import AnyPrepared
     from services.engine.runs import Run
-    from services.engine.token_generator import Prepared
 
 
 class Asked:
     """What a request asks of the model, from the moment it asks for a slot."""
 
-    def __init__(self, operation: str, model: str, prepared: Prepared, *, stream: bool, include_usage: bool = False) -> None:
+    def __init__(self, operation: str, model: str, prepared: AnyPrepared, *, stream: bool, include_usage: bool = False) -> None:
         """`operation` by OpenTelemetry's names: `chat` or `text_completion`."""
         self.operation = operation
         self.model = model
@@ -38,20 +38,8 @@ class Asked:
         return self.prepared.num_prompt_tokens
 
     def parameters(self) -> dict[str, Any]:
-        """What holds for this request, whether it said so or left it out; what is off is left out."""
-        request, sampling = self.prepared.request, self.prepared.request.sampling
-        parameters: dict[str, Any] = {
-            "max_tokens": request.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed,
-            "stream": self.stream,
-        }
-        if sampling.top_k:
-            parameters["top_k"] = sampling.top_k
-        if self.prepared.stop:
-            parameters["stop_sequences"] = self.prepared.stop
-        return parameters
+        """What holds for this request."""
+        return self.prepared.parameters() | {"stream": self.stream}
 
 
 def generated_of(asked: Asked, run: Run | None, at: Callable[[float], int]) -> Generated:

@@ -10,7 +10,7 @@ import secrets
 from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Struct
 
@@ -37,6 +37,43 @@ class Prepared(Struct, frozen=True):
 
     request: GenerationRequest
     stop: tuple[str, ...]
+    nothing: str = ""
+    """What its pieces are joined to."""
+
+    @property
+    def request_id(self) -> str:
+        """By which it is known."""
+        return self.request.request_id
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the answer."""
+        return self.request.max_tokens
+
+    @property
+    def deadline(self) -> float | None:
+        """On the clock of `time.monotonic()`."""
+        return self.request.deadline
+
+    @property
+    def seed(self) -> int | None:
+        """With which it can be asked for again."""
+        return self.request.sampling.seed
+
+    def parameters(self) -> dict[str, Any]:
+        """What holds for it, whether it said so or left it out; what is off is left out."""
+        sampling = self.request.sampling
+        parameters: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seed,
+        }
+        if sampling.top_k:
+            parameters["top_k"] = sampling.top_k
+        if self.stop:
+            parameters["stop_sequences"] = self.stop
+        return parameters
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -52,6 +89,8 @@ class Prepared(Struct, frozen=True):
 
 class TokenGenerator:
     """What handlers call. `prepare_*` may refuse a request; `generate` carries a prepared one out."""
+
+    is_remote = False
 
     def __init__(self, backend: Backend, load_tokenizer: Callable[[], Tokenizer]) -> None:
         """`load_tokenizer` is called once, off the event loop, after the backend has loaded its model."""

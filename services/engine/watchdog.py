@@ -68,7 +68,7 @@ class Watchdog:
         if self._still_seconds >= self._limit_seconds / 2 and self._health.become("stalled", message):
             self._probing = asyncio.create_task(self._probe())
         for run in stalled:
-            log.error("run.stalled", request_id=run.prepared.request.request_id, tokens=run.num_tokens, limit_seconds=self._limit_seconds)
+            log.error("run.stalled", request_id=run.prepared.request_id, tokens=run.num_tokens, limit_seconds=self._limit_seconds)
             self._metrics.stalls.inc()
             run.broke = True
             run.end(EngineError(message))

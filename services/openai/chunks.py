@@ -6,7 +6,7 @@ What is the same in all chunks of an answer is encoded once; a token costs the e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -66,19 +66,16 @@ class CompletionChunk(Struct, frozen=True, kw_only=True):
 
 
 class Chunks(Protocol):
-    """The frames of one answer, in the order role, delta…, finish, usage; then `DONE`. An empty frame is not sent."""
+    """The frames of one answer, in the order role, delta…, end. An empty frame is not sent."""
 
     def role(self) -> bytes:
         """The frame that opens the message; empty for completions, which have none."""
 
-    def delta(self, text: str) -> bytes:
+    def delta(self, text: Any) -> bytes:
         """The frame that adds `text`."""
 
-    def finish(self, reason: FinishReason) -> bytes:
-        """The frame that ends the message."""
-
-    def usage(self, usage: Usage) -> bytes:
-        """The frame that tells the usage; empty unless the request asked for it."""
+    def end(self, reason: FinishReason, usage: Usage, times: bytes) -> bytes:
+        """The frames that end the answer; `times` is a comment."""
 
 
 class _Frames:
@@ -98,6 +95,14 @@ class _Frames:
     def usage(self, usage: Usage) -> bytes:
         """The frame that tells the usage; empty unless the request asked for it."""
         return _event(msgspec.structs.replace(self._head, usage=usage)) if self._include_usage else b""
+
+    def finish(self, reason: FinishReason) -> bytes:
+        """The frame that ends the message."""
+        raise NotImplementedError
+
+    def end(self, reason: FinishReason, usage: Usage, times: bytes) -> bytes:
+        """The frames that end the answer: finish, usage, a comment with `times`, `DONE`."""
+        return self.finish(reason) + self.usage(usage) + times + DONE
 
     def _frame(self, choice: ChunkChoice | TextChoice) -> bytes:
         return _event(msgspec.structs.replace(self._head, choices=(choice,)))
@@ -155,6 +160,24 @@ class CompletionChunks(_Frames):
     def finish(self, reason: FinishReason) -> bytes:
         """The frame that ends the text."""
         return self._frame(TextChoice(text="", finish_reason=reason))
+
+
+class PassedOn:
+    """The frames of an answer that comes as frames already."""
+
+    __slots__ = ()
+
+    def role(self) -> bytes:
+        """Nothing: theirs will come."""
+        return b""
+
+    def delta(self, text: bytes) -> bytes:
+        """The frames, as they came."""
+        return text
+
+    def end(self, reason: FinishReason, usage: Usage, times: bytes) -> bytes:  # noqa: ARG002 - the interface's
+        """Nothing: their end has come."""
+        return b""
 
 
 def error_event(error: ApiError) -> bytes:

@@ -26,6 +26,8 @@ ApiError
 ├── NotReady 503                  not_ready
 └── DeadlineExceeded 504          deadline_exceeded
 
+Those of ENGINE=remote are in `upstream_errors.py`.
+
 This module knows neither HTTP libraries nor engines: a handler raises, one middleware translates.
 """
 
@@ -52,9 +54,11 @@ class ErrorBody(TypedDict):
 class ApiError(Exception):
     """An error with its HTTP status, OpenAI `type` and `code`; `param` is the path of the parameter it is about."""
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "engine_error"
+    status: int = 500
+    type: str = "server_error"
+    code: str = "engine_error"
+    is_everywhere: ClassVar[bool] = False
+    """Whether every pod would say the same, so that no other need be asked."""
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_seconds: float | None = None) -> None:
         """`retry_after_seconds` becomes the `Retry-After` header, in whole seconds, and, if it is not whole, `retry-after-ms`."""
@@ -182,6 +186,8 @@ class UnsupportedMediaType(ApiError):
 class RateLimitExceeded(ApiError):
     """The client has used up what its limits allow."""
 
+    is_everywhere = True
+
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
@@ -209,6 +215,8 @@ class QueueTimeout(DeadlineUnreachable):
 
 class AllPromised(DeadlineUnreachable):
     """The slots of all pods are promised to those who were told to return: no other pod need be asked."""
+
+    is_everywhere = True
 
 
 class EngineError(ApiError):

@@ -111,7 +111,7 @@ def _post(summary: str, schema: dict[str, Any], examples: dict[str, Any], answer
     }
 
 
-def _answers(whole: responses.ChatCompletion | responses.Completion, frames: chunks.Chunks) -> dict[str, Any]:
+def _answers(whole: responses.ChatCompletion | responses.Completion, frames: chunks.ChatChunks | chunks.CompletionChunks) -> dict[str, Any]:
     """The 200 answer of a generating endpoint: JSON, or with `stream: true` server-sent events of JSON, each after `data: `."""
     is_chat = isinstance(whole, responses.ChatCompletion)
     stream = frames.role() + frames.delta("A distributed") + frames.delta(" system") + frames.finish("stop") + chunks.DONE

@@ -18,8 +18,8 @@ from services.settings import (
     env_file_of,
     load,
     read_env_file,
-    secret_names,
     told_about,
+    withheld_names,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_plan(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> Pl
     state = StateDir((root / Path(edge.state_dir).expanduser()).resolve())
     env |= {"STATE_DIR": str(state.path), "POD_LOG_DIR": str(state.logs), "PYTHONUNBUFFERED": "1", MARKER: str(state.path)}
     env |= told_about(env_file, shell)
-    for name in secret_names():
+    for name in withheld_names():
         env.pop(name, None)
     return Plan(state, runner, edge, ops, env, env_file)
 

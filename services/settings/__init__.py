@@ -7,7 +7,7 @@ It may be imported by every service and imports none of them.
 from services.settings.common import CommonSettings
 from services.settings.declared import EngineSettings, OpsSettings, RunnerSettings
 from services.settings.edge import EdgeSettings
-from services.settings.reader import SettingsError, env_file_of, load, load_again, read_env_file, secret_names, told_about
+from services.settings.reader import SettingsError, env_file_of, load, load_again, read_env_file, secret_names, told_about, withheld_names
 
 __all__ = [
     "CommonSettings",
@@ -22,4 +22,5 @@ __all__ = [
     "read_env_file",
     "secret_names",
     "told_about",
+    "withheld_names",
 ]

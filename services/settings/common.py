@@ -23,6 +23,8 @@ START = {"applies": "convoy down, convoy up"}
 """What holds for all other settings where nothing is said."""
 SECRET = {**START, "secret": True}
 """Neither printed nor passed on to processes."""
+PASSED_SECRET = {**SECRET, "passed": True}
+"""Not printed, and passed on to those who need it."""
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):

@@ -6,13 +6,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from services.settings.common import CapacitySettings
+from services.settings.common import PASSED_SECRET, CapacitySettings, Seconds
 
 
 class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
     """Engine and model of the pods."""
 
-    engine: Annotated[Literal["transformers", "vllm", "fake"], Meta(description="Generation backend of the pods.")] = "transformers"
+    engine: Annotated[Literal["transformers", "vllm", "remote", "fake"], Meta(description="Generation backend of the pods.")] = (
+        "transformers"
+    )
     model_name: Annotated[
         str, Meta(min_length=1, description="`demo` (shipped), a path, or a Hugging Face id (safetensors only, no remote code).")
     ] = "demo"
@@ -69,6 +71,20 @@ class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
             "be given here."
         ),
     ] = ""
+    upstream_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^$|^https?://[^\s?#@]+$",
+            description="ENGINE=remote: base address of a server that speaks OpenAI's API, up to /v1, such as http://127.0.0.1:11434/v1.",
+        ),
+    ] = ""
+    upstream_api_key: Annotated[str, Meta(description="ENGINE=remote: the key that it asks for.", extra=PASSED_SECRET)] = ""
+    upstream_ca_file: Annotated[
+        str, Meta(description="ENGINE=remote: certificates (PEM) to trust beside the system's, for an upstream that signs its own.")
+    ] = ""
+    upstream_connect_timeout_seconds: Annotated[
+        Seconds, Meta(description="ENGINE=remote: longest time until a connection to the upstream stands.")
+    ] = 5
     fake_first_token_ms: Annotated[float, Meta(ge=0, le=600_000, description="ENGINE=fake: milliseconds until the first token.")] = 10
     fake_tokens_per_second: Annotated[
         float, Meta(gt=0, le=1e9, description="ENGINE=fake: tokens per second of each request after the first.")
@@ -89,3 +105,9 @@ class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
             "(503), freeze (the process stops), die (the engine ends, its process does not), slow (with a factor). Empty: none."
         ),
     ] = ""
+
+    def problem(self) -> str | None:
+        """A remote engine needs an address; for the rest see there."""
+        if self.engine == "remote" and not self.upstream_url:
+            return "ENGINE=remote needs UPSTREAM_URL, such as https://example.org/v1"
+        return super().problem()

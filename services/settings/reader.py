@@ -125,12 +125,21 @@ def line_of(message: str, env_file: Path) -> int:
 
 
 def secret_names() -> frozenset[str]:
-    """Those whose values are neither printed nor passed on."""
+    """Those whose values are not printed, nor written into files."""
+    return _marked("secret")
+
+
+def withheld_names() -> frozenset[str]:
+    """Those of them that no process of Convoy's is given."""
+    return _marked("secret") - _marked("passed")
+
+
+def _marked(mark: str) -> frozenset[str]:
     return frozenset(
         field.name.upper()
         for cls in declared.ALL
         for field in msgspec.structs.fields(cls)
-        if any((meta.extra or {}).get("secret") for meta in _metas(field.type))
+        if any((meta.extra or {}).get(mark) for meta in _metas(field.type))
     )
 
 
@@ -231,4 +240,5 @@ __all__ = [
     "read_env_file",
     "secret_names",
     "told_about",
+    "withheld_names",
 ]

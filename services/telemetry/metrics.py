@@ -93,6 +93,7 @@ class Metrics:
         self.engine_errors = self._counter("llm_engine_errors", "Generations that the engine broke.")
         self.stalls = self._counter("llm_stalls", "Generations ended because the engine brought no token for too long.")
         self.batch_size = self._gauge("llm_batch_size", "Requests in the engine's last step.")
+        self.engine_waiting = self._gauge("llm_engine_waiting", "Requests that have a slot, and for which the engine has no room yet.")
         self.tokens_per_second = self._gauge("llm_tokens_per_second", "Tokens generated a second over the last steps, all requests.")
         self.cache_usage = self._gauge("llm_kv_cache_usage_ratio", "Used share of the KV cache.")
         self.gpu_memory = self._gauge("llm_gpu_memory_used_bytes", "Memory that the engine holds on its GPU; 0 without one.")

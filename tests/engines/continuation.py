@@ -17,13 +17,13 @@ import msgspec
 from services.engine.backends import create_generator
 from services.engine.environment import python_of
 from services.engine.generation import GenerationRequest, SamplingParams
+from services.engine.token_generator import TokenGenerator
 from services.settings import EngineSettings, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.engine.generation import Backend
-    from services.engine.token_generator import TokenGenerator
 
 TOKENS, CUTS, SLOTS = 64, (1, 10, 30), 32
 TOPICS = ("Docker", "FastAPI", "retry budgets", "a load balancer", "Kubernetes", "tokens", "a circuit breaker", "SQL", "caches", "queues")
@@ -92,6 +92,7 @@ async def compare(backend: Backend, generator: TokenGenerator, number: int) -> d
 async def main(number: int) -> dict[str, tuple[int, int]]:
     """Starts the engine, compares, stops it."""
     generator = create_generator(load(EngineSettings), "engine-1")
+    assert isinstance(generator, TokenGenerator)
     await generator.start(lambda _: None)
     try:
         return await compare(generator.backend, generator, number)

@@ -7,6 +7,8 @@ import time
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from services.engine.admission.fair_queue import FairQueue
 from services.engine.admission.forecast import Forecast
 from services.engine.admission.standing import StandingQueue
@@ -49,6 +51,10 @@ class Admission:
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self.queue)
+
+    def bound(self, max_total_tokens: int) -> None:
+        """Says how many tokens the engine's cache holds, once that is known; 0 is no bound."""
+        self.limits = structs.replace(self.limits, max_total_tokens=max_total_tokens)
 
     async def acquire(self, ask: Ask, promised_until: float = 0.0) -> Ticket:
         """Takes a slot, waiting in line for one; the caller owes one `release`. Until `promised_until` the slots are others'.

@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING
 from services.engine.token_generator import TokenGenerator
 
 if TYPE_CHECKING:
+    from services.engine.backends.remote.generator import Forwarded, RemoteGenerator
+    from services.engine.token_generator import Prepared
     from services.settings import EngineSettings
+
+    AnyPrepared = Prepared | Forwarded
+    AnyGenerator = TokenGenerator | RemoteGenerator
 
 # The imports stand in the functions on purpose: torch costs seconds and hundreds of megabytes, and only one engine is ever used.
 # ruff: noqa: PLC0415
 
 
-def create_generator(settings: EngineSettings, pod: str) -> TokenGenerator:
+def create_generator(settings: EngineSettings, pod: str) -> AnyGenerator:
     """The generator that `ENGINE` names, not yet started, for the pod of that name."""
     if settings.engine == "fake":
         from services.engine.backends.fake import FakeBackend, FakeTokenizer
 
         return TokenGenerator(FakeBackend(settings, pod), FakeTokenizer)
+    if settings.engine == "remote":
+        from services.engine.backends.remote.generator import RemoteGenerator
+
+        return RemoteGenerator(settings)
     if settings.engine == "vllm":
         from services.engine.backends.vllm import create as create_vllm
 
@@ -50,7 +59,7 @@ def preimport(settings: EngineSettings) -> None:
 
 def can_fork(settings: EngineSettings) -> bool:
     """Whether a pod of this engine may be a fork: CUDA does not survive one."""
-    if settings.engine == "fake":
+    if settings.engine in {"fake", "remote"}:
         return True
     from services.engine.backends.transformers import runs_on_cpu
 

@@ -41,7 +41,7 @@ def no_extras(value: Any) -> None:
             no_extras(getattr(item, name))
 
 
-def frames_of(stream: chunks.Chunks, texts: list[str]) -> list[Any]:
+def frames_of(stream: ChatChunks | CompletionChunks, texts: list[str]) -> list[Any]:
     """The events of a whole answer."""
     frames = [stream.role(), *(stream.delta(text) for text in texts), stream.finish("stop"), stream.usage(USAGE)]
     return [event(frame) for frame in frames if frame]

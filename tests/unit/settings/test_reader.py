@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     [
         (RunnerSettings, {"PODS": "0"}, ["PODS=0", "from 1 to 256"]),
         (RunnerSettings, {"PODS": "two"}, ["PODS=two", "whole number"]),
-        (EngineSettings, {"ENGINE": "vlm"}, ["ENGINE=vlm", "transformers, fake"]),
+        (EngineSettings, {"ENGINE": "vlm"}, ["ENGINE=vlm", "transformers, vllm, remote, fake"]),
         (EngineSettings, {"DEVICE": "gpu"}, ["DEVICE=gpu", "cuda"]),
         (EngineSettings, {"MAX_CONCURENT_REQUESTS": "3"}, ["MAX_CONCURENT_REQUESTS", "did you mean MAX_CONCURRENT_REQUESTS?"]),
         (EngineSettings, {"ENABLE_BACKPRESSURE": "perhaps"}, ["ENABLE_BACKPRESSURE=perhaps", "true or false"]),

@@ -6,7 +6,6 @@ for a reader.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from services.engine.backends.rate import Rate
 from services.engine.backends.transformers.batch import Drawn, engine_error
 from services.engine.generation import BackendError, Load
 from services.telemetry.logging import get_logger
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-# The rate follows the last seconds of work.
-_RATE_SECONDS = 2.0
-
 
 class Worker:
     """Starts a thread that makes the model and then serves until `stop`."""
@@ -45,7 +42,7 @@ class Worker:
         self._context_tokens = context_tokens
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._waiting: deque[Sequence] = deque()
-        self._tokens_per_second = 0.0
+        self._rate = Rate()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.load = Load()
 
@@ -143,12 +140,12 @@ class Worker:
         self._post(drawn)
 
     def _publish(self, batch: Batch, num_tokens: int, seconds: float) -> None:
-        share = 1 - math.exp(-seconds / _RATE_SECONDS)
-        self._tokens_per_second += (num_tokens / max(seconds, 1e-6) - self._tokens_per_second) * share
+        self._rate.step(num_tokens, seconds)
         capacity = self._max_rows * self._context_tokens()
         self.load = Load(
             running=len(batch.rows),
-            tokens_per_second=self._tokens_per_second if batch.rows else 0.0,
+            waiting=len(self._waiting),
+            tokens_per_second=self._rate.per_second if batch.rows else 0.0,
             cache_usage=min(1.0, batch.num_cached_tokens / capacity),
             gpu_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0,
         )

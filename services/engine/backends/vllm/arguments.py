@@ -60,6 +60,7 @@ def engine_args(settings: EngineSettings, folder: Path) -> AsyncEngineArgs:
 
 def _ours(settings: EngineSettings, folder: Path) -> dict[str, Any]:
     is_cpu = current_platform.is_cpu()
+    _check_device(settings.device, is_cpu=is_cpu)
     dtype = choose_dtype(settings.dtype, torch.device("cpu" if is_cpu else "cuda"))
     args: dict[str, Any] = {
         "model": str(folder),
@@ -82,6 +83,16 @@ def _ours(settings: EngineSettings, folder: Path) -> dict[str, Any]:
         "enable_log_requests": False,
     }
     return args
+
+
+def _check_device(device: str, *, is_cpu: bool) -> None:
+    have, other = ("a processor", "gpu") if is_cpu else ("GPUs", "cpu")
+    if device in {"auto", "cpu" if is_cpu else "cuda"}:
+        return
+    cure = f"VLLM_BUILD={other} installs another"
+    if device.startswith("cuda:") and not is_cpu:
+        cure = "choose one with CUDA_VISIBLE_DEVICES"
+    raise BackendError(f"DEVICE={device}: the vLLM that is installed runs on {have}; {cure}, or leave DEVICE=auto")
 
 
 def prepare_environment(settings: EngineSettings) -> None:

@@ -103,7 +103,12 @@ class VllmBackend:
 
     def load(self) -> Load:
         """As of the last step."""
-        return self._stats.load()
+        told = self._stats.told
+        if told is None:
+            return Load()
+        rate = self._outputs.rate.per_second if told.num_running_reqs else 0.0
+        waiting = told.num_waiting_reqs + told.num_skipped_waiting_reqs
+        return Load(running=told.num_running_reqs, waiting=waiting, tokens_per_second=rate, cache_usage=told.kv_cache_usage)
 
     async def died(self) -> str:
         """When the engine core's process has ended."""
@@ -154,7 +159,10 @@ class VllmBackend:
         engine = _launch(config, self._stats)
         size, generation = config.model_config.get_vocab_size(), _generation_config(folder, hf_config)
         dtype = str(config.model_config.dtype).removeprefix("torch.")
-        info = ModelInfo(context_tokens, size, config.device_config.device_type, dtype, sampling_defaults(generation))
+        cache = engine.vllm_config.cache_config
+        # The last block of each request is not full.
+        cache_tokens = max(1, (cache.num_gpu_blocks or 0) - settings.max_concurrent_requests) * cache.block_size
+        info = ModelInfo(context_tokens, size, config.device_config.device_type, dtype, sampling_defaults(generation), cache_tokens)
         return _Started(engine, tokenizer, eos_ids(generation, hf_config, tokenizer, size), info)
 
 
@@ -163,7 +171,8 @@ class Stats(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed wher
 
     def __init__(self) -> None:
         """Made before the engine, which calls it as if it were a class."""
-        self._scheduler: Any = None
+        self.told: Any = None
+        """vLLM's SchedulerStats."""
 
     def __call__(self, vllm_config: Any, engine_index: int = 0) -> Stats:  # noqa: ARG002 - vLLM's signature
         """The one of this pod."""
@@ -172,15 +181,10 @@ class Stats(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed wher
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:  # noqa: ARG002
         """Keeps the last."""
         if scheduler_stats is not None:
-            self._scheduler = scheduler_stats
+            self.told = scheduler_stats
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
-
-    def load(self) -> Load:
-        """For metrics."""
-        told = self._scheduler
-        return Load() if told is None else Load(running=told.num_running_reqs, cache_usage=told.kv_cache_usage)
 
 
 def _launch(config: Any, stats: Stats) -> AsyncLLM:

@@ -6,11 +6,13 @@ Here a token is put where its reader looks, and text is made by `TokenGenerator`
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.engine import FinishReason as VllmReason
 from vllm.v1.engine.output_processor import OutputProcessor, OutputProcessorOutput
 
+from services.engine.backends.rate import Rate
 from services.engine.generation import BackendError
 from services.engine.mailbox import Mailbox
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from services.engine.generation import FinishReason
 
 _REASONS: dict[VllmReason, FinishReason] = {VllmReason.STOP: "stop", VllmReason.LENGTH: "length"}
+_PAUSE_SECONDS = 1.0
 _NOTHING = OutputProcessorOutput(request_outputs=[], reqs_to_abort=[])
 
 
@@ -31,6 +34,9 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
         super().__init__(None, log_stats=False)
         self._on_death = on_death
         self._mailboxes: dict[str, Mailbox] = {}
+        self._last_step = 0.0
+        self.rate = Rate()
+        """Tokens a second while there is work."""
 
     def mailbox(self, request_id: str) -> Mailbox:
         """That of a request that was added, by vLLM's own id of it; it exists until the last event was put."""
@@ -44,6 +50,7 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
 
     def process_outputs(self, engine_core_outputs: list[Any], *_: Any, **__: Any) -> OutputProcessorOutput:
         """Puts a step's tokens into the mailboxes."""
+        self._count(engine_core_outputs)
         for output in engine_core_outputs:
             mailbox = self._mailboxes.get(output.request_id)
             if mailbox is None:  # cancelled meanwhile
@@ -61,6 +68,13 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
             sent = token_ids[:-1] if reason == "stop" else token_ids  # the stop token is counted, not sent on
             mailbox.put(sent, num_tokens=len(token_ids), finish_reason=reason, num_cached_tokens=num_cached)
         return _NOTHING
+
+    def _count(self, outputs: list[Any]) -> None:
+        """A step's tokens; steps follow each other while there is work, so a longer pause is none."""
+        now = time.monotonic()
+        if now - self._last_step < _PAUSE_SECONDS:
+            self.rate.step(sum(len(output.new_token_ids) for output in outputs), now - self._last_step)
+        self._last_step = now
 
     def abort_requests(self, request_ids: Iterable[str], internal: bool) -> list[str]:  # noqa: ARG002 - vLLM's signature
         """Closes the mailboxes of these; who of them is still in the engine core."""

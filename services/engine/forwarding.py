@@ -1,0 +1,85 @@
+"""The endpoints of a remote engine: the same way in as for a local one, and the upstream's own bytes out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from services.engine.admission import Ask
+from services.engine.backends.remote import bodies
+from services.engine.client import priority_of
+from services.engine.deadlines import attempt_of
+from services.engine.entrance import check_taken, exchange_of, fingerprint_of, in_time
+from services.engine.keys import CONCURRENCY, GENERATOR, POD, RUNS
+from services.engine.reading import decoded_of, read_body
+from services.engine.streaming import stream
+from services.engine.telling import Asked
+from services.openai.chunks import PassedOn
+from services.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from services.engine.backends.remote.generator import Forwarded
+    from services.engine.exchange import Exchange
+
+log = get_logger()
+
+_CHAT, _COMPLETIONS = "/chat/completions", "/completions"
+_OPERATIONS = {_CHAT: "chat", _COMPLETIONS: "text_completion"}
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
+    return await in_time(request, partial(_forward, path=_CHAT))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/completions."""
+    return await in_time(request, partial(_forward, path=_COMPLETIONS))
+
+
+async def short_chat(request: web.Request) -> web.StreamResponse:
+    """POST /chat: the short form of chat completions, which the upstream gets in its long form."""
+    return await in_time(request, partial(_forward, path=_CHAT, is_short=True))
+
+
+async def _forward(request: web.Request, *, path: str, is_short: bool = False) -> web.StreamResponse:
+    pod, body = request.app[POD], await read_body(request)
+    if is_short:
+        body = await decoded_of(body, bodies.conversation_of)
+    asked = await decoded_of(body, bodies.decode)
+    exchange = check_taken(request, asked.model)
+    if asked.model is None:
+        body = bodies.with_model(body, pod.model)
+    deadline = exchange.deadline.at if exchange.deadline is not None else None
+    prepared: Forwarded = request.app[GENERATOR].prepare(exchange.request_id, path, body, asked, deadline)
+    exchange.asked = Asked(_OPERATIONS[path], pod.model, prepared, stream=prepared.is_stream)
+    if pod.settings.log_prompts:
+        log.info("prompt", request_id=exchange.request_id, prompt=body.decode(errors="replace"))
+    ask = _ask(request, prepared)
+    async with request.app[CONCURRENCY].held(exchange.client):
+        run = exchange.run = await request.app[RUNS].start(prepared, ask)
+        subscription = run.subscribe()
+        try:
+            if prepared.is_stream:
+                return await stream(request, exchange, subscription, PassedOn(), pod.settings.keepalive_seconds)
+            return web.Response(body=await subscription.whole(), content_type="application/json")
+        finally:
+            subscription.close()
+
+
+def _ask(request: web.Request, prepared: Forwarded) -> Ask:
+    """What is asked of admission."""
+    exchange: Exchange = exchange_of(request)
+    return Ask(
+        num_prompt_tokens=prepared.num_prompt_tokens,
+        max_tokens=prepared.max_tokens,
+        is_exact=False,
+        num_bytes=prepared.num_bytes,
+        client=exchange.client.id,
+        priority=priority_of(request.headers, exchange.client),
+        deadline=prepared.deadline,
+        fingerprint=fingerprint_of(exchange.client.id, prepared.body),
+        attempt=attempt_of(request.headers),
+    )
