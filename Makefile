@@ -17,7 +17,7 @@ status: ## what runs, and how often it had to be started again
 	@scripts/setup.sh run && exec .venv/bin/convoy status
 
 test: ## everything that CI runs: check, then all tests
-	@scripts/setup.sh test && scripts/check.sh && exec $(PY) -m pytest
+	@scripts/setup.sh test && scripts/check.sh && $(PY) -m pytest -n 2 --dist loadfile -m "not stack" && exec $(PY) -m pytest -m stack
 
 check: ## linters, types, Envoy's files, sizes, import rule, locks: seconds, starts nothing
 	@scripts/setup.sh dev && exec scripts/check.sh

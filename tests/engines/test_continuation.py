@@ -12,7 +12,7 @@ import pytest
 from tests.running import ROOT, skip_without_vllm
 
 pytestmark = pytest.mark.model
-PROMPTS = 10
+PROMPTS = 6
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])

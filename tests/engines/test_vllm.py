@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,19 @@ import openai
 import psutil
 import pytest
 import pytest_asyncio
+from safetensors.torch import load_file, save_file
 
 from tests.contract.asking import CHAT, metric, until_metric
-from tests.running import RunningPods, running_pods, skip_without_vllm, until
+from tests.running import ROOT, RunningPods, running_pods, skip_without_vllm, until
 from tests.stack.harness import RunningEdge, running_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.stack, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 SLOTS = 32
+POISONED = 4000
 QUESTION = [{"role": "user", "content": "Tell me about distributed systems."}]
 
 
@@ -59,9 +63,19 @@ def text_of(answer: dict[str, Any]) -> str:
     return text
 
 
+def pid_of(pods: RunningPods) -> int:
+    """The pod's process id; 0 between two of them."""
+    return next((entry["pid"] for entry in pods.entries), 0)
+
+
+def until_replaced(pods: RunningPods, old: int) -> None:
+    """Waits until another process is the pod."""
+    until(lambda: pid_of(pods) not in {0, old}, pods.log)
+
+
 def engine_core(pods: RunningPods) -> psutil.Process:
     """The pod's other process."""
-    return next(child for child in psutil.Process(pods.entries[0]["pid"]).children() if "EngineCore" in " ".join(child.cmdline()))
+    return next(child for child in psutil.Process(pid_of(pods)).children() if "EngineCore" in " ".join(child.cmdline()))
 
 
 async def test_the_official_package_gets_sense(edge: RunningEdge) -> None:
@@ -129,12 +143,13 @@ POISON: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "word " * 5000}]},
     {"messages": [{"role": "user", "content": "\ud83d\ude00\u200b\ufffd" * 200}]},
     {"min_tokens": 3000, "max_tokens": 3001},
+    {"logit_bias": {"5": 1e308, "6": -1e308}},
 ]
 
 
 async def test_no_request_ends_the_pod(edge: RunningEdge, pods: RunningPods) -> None:
     """Each is answered, or refused with an error of the client's; all together, too, and the same process goes on."""
-    before = pods.entries[0]["pid"], engine_core(pods).pid
+    before = pid_of(pods), engine_core(pods).pid
 
     async def send(more: dict[str, Any]) -> int:
         body = {"messages": QUESTION, "max_tokens": 16} | more
@@ -143,39 +158,62 @@ async def test_no_request_ends_the_pod(edge: RunningEdge, pods: RunningPods) -> 
             return response.status
 
     assert {await send(more) for more in POISON} <= {200, 400}
-    assert set(await asyncio.gather(*(send(POISON[index % len(POISON)]) for index in range(SLOTS)))) <= {200, 400}
+    assert set(await asyncio.gather(*(send(more) for more in POISON))) <= {200, 400}
     prompts: list[object] = [[0], [4095] * 10, [4096], [-1], "", [], "x" * 100_000]
     for prompt in prompts:
         async with edge.session.post(edge.url + "/v1/completions", json={"prompt": prompt, "max_tokens": 4, "seed": 1}) as response:
             assert response.status in {200, 400}, await response.text()
     await ask(edge)
-    assert (pods.entries[0]["pid"], engine_core(pods).pid) == before
+    assert (pid_of(pods), engine_core(pods).pid) == before
 
 
 async def test_an_engine_core_that_dies_takes_its_pod_along(edge: RunningEdge, pods: RunningPods) -> None:
     """And a pod that is killed takes its engine core along; each time a new one serves in seconds."""
-    old = pods.entries[0]["pid"]
+    old = pid_of(pods)
     engine_core(pods).send_signal(signal.SIGKILL)
-    until(lambda: pods.entries and pods.entries[0]["pid"] != old, pods.log)
+    until_replaced(pods, old)
     assert "the engine died" in pods.entries[0]["last_exit"]
     pods.until_ready(1)
-    core, old = engine_core(pods), pods.entries[0]["pid"]
+    core, old = engine_core(pods), pid_of(pods)
     os.kill(old, signal.SIGKILL)
     until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, lambda: "the engine core outlives its pod")
-    until(lambda: pods.entries and pods.entries[0]["pid"] != old, pods.log)
+    until_replaced(pods, old)
     pods.until_ready(1)
     await edge.until_healthy("engine-1")
     assert text_of(await ask(edge))
 
 
-async def test_what_vllm_does_not_know_is_named() -> None:
-    """VLLM_ARGS: a misspelt option, and one that is Convoy's, end the start with one line."""
+async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -> None:
+    """A token whose embedding is not a number: its request is told so, and the others go on beside it."""
     skip_without_vllm()
-    for given, named in (("--no-such-option 3", "VLLM_ARGS"), ("--max-num-seqs 3", "set MAX_CONCURRENT_REQUESTS")):
-        with running_pods(0, engine="vllm", pods=1, vllm_args=given) as pods:
-            assert pods.process.wait(120) == 1
-            content = json.loads((pods.state_dir / "pods.json").read_text())
-            assert named in content["error"]
+    folder = shutil.copytree(ROOT / "models" / "demo", tmp_path / "demo")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()  # shared, it would poison every answer
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    weights["model.embed_tokens.weight"][POISONED] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with running_pods(1, engine="vllm", dtype="float32", model_name=folder, vllm_args="--enforce-eager") as pods:
+        async with aiohttp.ClientSession() as session:
+
+            async def complete(prompt: list[int]) -> int:
+                body = {"prompt": prompt, "max_tokens": 20, "ignore_eos": True}
+                async with session.post(pods.url + "/v1/completions", json=body) as response:
+                    await response.read()
+                    return response.status
+
+            found = await asyncio.gather(*(complete([100 + number, 200]) for number in range(4)), complete([POISONED]))
+            assert found == [200] * 4 + [500]
+            assert await complete([300]) == 200
+
+
+async def test_what_vllm_does_not_know_is_named() -> None:
+    """VLLM_ARGS: an option that is Convoy's ends the start with one line that names the setting."""
+    skip_without_vllm()
+    with running_pods(0, engine="vllm", pods=1, vllm_args="--max-num-seqs 3") as pods:
+        assert pods.process.wait(120) == 1
+        error = json.loads((pods.state_dir / "pods.json").read_text())["error"]
+    assert error == "VLLM_ARGS: --max-num-seqs is Convoy's own: set MAX_CONCURRENT_REQUESTS"
 
 
 async def test_draining_lets_an_answer_finish(edge: RunningEdge, pods: RunningPods) -> None:
@@ -183,12 +221,12 @@ async def test_draining_lets_an_answer_finish(edge: RunningEdge, pods: RunningPo
     body = {"messages": QUESTION, "stream": True, "ignore_eos": True, "max_tokens": 600}
     async with aiohttp.ClientSession() as session, session.post(pods.url + CHAT, json=body) as response:
         await response.content.readany()
-        pid = pods.entries[0]["pid"]
+        pid = pid_of(pods)
         for process in (psutil.Process(pid), *psutil.Process(pid).children()):
             if os.getpgid(process.pid) == os.getpgid(pid):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(signal.SIGTERM)
         assert b"data: [DONE]" in await response.read()
-    until(lambda: pods.entries and pods.entries[0]["pid"] != pid, pods.log)
+    until_replaced(pods, pid)
     pods.until_ready(1)
     await edge.until_healthy("engine-1")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
+from services.engine.backends import on_loop
 from services.engine.backends.huggingface.tokenizer import ModelTokenizer
 from services.engine.backends.transformers import scheduling
 from services.engine.backends.transformers.batch import Batch
@@ -46,7 +47,7 @@ class TransformersBackend:
     async def start(self, progress: Callable[[str], None]) -> ModelInfo:
         """Loads the model on the engine's thread. Raises `BackendError`."""
         loop = asyncio.get_running_loop()
-        self._progress = lambda line: _call(loop, progress, line)
+        self._progress = lambda line: on_loop.call(loop, progress, line)
         loaded: asyncio.Future[None] = loop.create_future()
         self._worker.start(loop, loaded)
         await loaded
@@ -118,8 +119,3 @@ class TransformersBackend:
         info = self._loaded.info
         if num_tokens < info.context_tokens:
             self._loaded = dataclasses.replace(self._loaded, info=structs.replace(info, context_tokens=num_tokens))
-
-
-def _call(loop: asyncio.AbstractEventLoop, progress: Callable[[str], None], line: str) -> None:
-    """Calls `progress` on the event loop, from the engine's thread."""
-    loop.call_soon_threadsafe(progress, line)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from services.engine.backends import on_loop
 from services.engine.backends.rate import Rate
 from services.engine.backends.transformers.batch import Drawn, engine_error
 from services.engine.generation import BackendError, Load
@@ -70,12 +71,12 @@ class Worker:
             try:
                 batch = self._make_batch()
             except BackendError as error:
-                self._on_loop(_settle, self._loaded, error)
+                on_loop.settle(self._loop, self._loaded, error)
                 return
             except Exception as error:  # noqa: BLE001 - the boundary: whatever a library raises while it loads becomes one line
-                self._on_loop(_settle, self._loaded, engine_error(error))
+                on_loop.settle(self._loop, self._loaded, engine_error(error))
                 return
-            self._on_loop(_settle, self._loaded, None)
+            on_loop.settle(self._loop, self._loaded, None)
             try:
                 while self._take_in(batch):
                     self._step(batch)
@@ -90,7 +91,7 @@ class Worker:
         while not self._inbox.empty():
             sequence = self._inbox.get()
             rows += [sequence] if sequence is not None else []
-        self._on_loop(_settle, self.death, error)
+        on_loop.settle(self._loop, self.death, error)
         self._post([Drawn(row, error=error) for row in rows])
 
     def _take_in(self, batch: Batch) -> bool:
@@ -125,7 +126,13 @@ class Worker:
         for _ in range(self._scheduler.num_joining(len(self._waiting), len(batch.rows), self._waited_seconds)):
             if len(batch.rows) >= self._max_rows or not batch.has_room(self._waiting[0]):
                 return
-            batch.join(self._waiting.popleft())
+            sequence = self._waiting.popleft()
+            try:
+                batch.join(sequence)
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as for a step: there was no memory for it, say
+                self._post([Drawn(sequence, error=engine_error(error))])
 
     def _step(self, batch: Batch) -> None:
         start = time.perf_counter()
@@ -152,22 +159,9 @@ class Worker:
 
     def _post(self, drawn: list[Drawn]) -> None:
         if drawn:
-            self._on_loop(_deliver, drawn)
-
-    def _on_loop(self, function: Callable[..., None], *args: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody reads any more
-            self._loop.call_soon_threadsafe(function, *args)
+            on_loop.call(self._loop, _deliver, drawn)
 
 
 def _deliver(drawn: list[Drawn]) -> None:
     for one in drawn:
         one.deliver()
-
-
-def _settle(loaded: asyncio.Future[None], error: BackendError | None) -> None:
-    if loaded.done():  # cancelled while it loaded
-        return
-    if error is None:
-        loaded.set_result(None)
-    else:
-        loaded.set_exception(error)

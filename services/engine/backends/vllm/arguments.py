@@ -98,6 +98,7 @@ def _check_device(device: str, *, is_cpu: bool) -> None:
 def prepare_environment(settings: EngineSettings) -> None:
     """What vLLM reads from the environment when it starts; the pod's process is its own."""
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a request on which the model breaks must fail, not answer nonsense
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads or len(os.sched_getaffinity(0)))
     # Pods share the cores: bound threads of two pods would stand on the same ones.

@@ -18,6 +18,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from services.engine.backends import on_loop
 from services.engine.backends.huggingface.choosing import choose_context, eos_ids, sampling_defaults
 from services.engine.backends.huggingface.locating import locate
 from services.engine.backends.huggingface.tokenizer import ModelTokenizer
@@ -62,7 +63,7 @@ class VllmBackend:
     async def start(self, progress: Callable[[str], None]) -> ModelInfo:
         """Starts the engine core and loads the model there. Raises `BackendError`."""
         self._loop = loop = asyncio.get_running_loop()
-        self._progress = lambda line: _call(loop, progress, line)
+        self._progress = lambda line: on_loop.call(loop, progress, line)
         self._death: asyncio.Future[str] = loop.create_future()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._thread.start()
@@ -134,13 +135,13 @@ class VllmBackend:
         try:
             self._started = self._start()
         except BackendError as error:
-            self._loop.call_soon_threadsafe(_settle, self._ready, error)
+            on_loop.settle(self._loop, self._ready, error)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever vLLM raises while it loads becomes one line
             reason = str(error).strip().split("\n", 1)[0]
             broken = BackendError(f"MODEL_NAME={self._settings.model_name}: vLLM cannot load it: {type(error).__name__}: {reason}")
-            self._loop.call_soon_threadsafe(_settle, self._ready, broken)
+            on_loop.settle(self._loop, self._ready, broken)
         else:
-            self._loop.call_soon_threadsafe(_settle, self._ready, None)
+            on_loop.settle(self._loop, self._ready, None)
         self._is_over.wait()
 
     def _start(self) -> _Started:
@@ -218,17 +219,3 @@ def _generation_config(folder: Path, config: Any) -> Any:
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
     except OSError:  # it has none
         return GenerationConfig.from_model_config(config)
-
-
-def _call(loop: asyncio.AbstractEventLoop, progress: Callable[[str], None], line: str) -> None:
-    """Calls `progress` on the event loop, from the engine's thread."""
-    loop.call_soon_threadsafe(progress, line)
-
-
-def _settle(ready: asyncio.Future[None], error: BackendError | None) -> None:
-    if ready.done():  # cancelled while it loaded
-        return
-    if error is None:
-        ready.set_result(None)
-    else:
-        ready.set_exception(error)

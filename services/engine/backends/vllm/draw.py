@@ -82,7 +82,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
         try:
             drawn = sample(logits, params, seeds, positions)
         except BadLogits as error:
-            # Left as they are: vLLM counts what is not finite, which fails the request, and the others go on.
+            # The others go on; these are failed by who reads the outputs, for vLLM counts what is not a number.
             fine = logits.clone()
             fine[error.rows] = 0
             drawn = sample(fine, params, seeds, positions)

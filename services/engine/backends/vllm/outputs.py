@@ -51,9 +51,15 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
     def process_outputs(self, engine_core_outputs: list[Any], *_: Any, **__: Any) -> OutputProcessorOutput:
         """Puts a step's tokens into the mailboxes."""
         self._count(engine_core_outputs)
+        broken = []
         for output in engine_core_outputs:
             mailbox = self._mailboxes.get(output.request_id)
             if mailbox is None:  # cancelled meanwhile
+                continue
+            if output.num_nans_in_logits:
+                mailbox.fail(BackendError("the model gave logits that are not finite"))
+                del self._mailboxes[output.request_id]
+                broken.append(output.request_id)
                 continue
             token_ids = output.new_token_ids
             num_cached = output.prefill_stats.num_cached_tokens if output.prefill_stats is not None else 0
@@ -67,7 +73,7 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
                 continue
             sent = token_ids[:-1] if reason == "stop" else token_ids  # the stop token is counted, not sent on
             mailbox.put(sent, num_tokens=len(token_ids), finish_reason=reason, num_cached_tokens=num_cached)
-        return _NOTHING
+        return OutputProcessorOutput(request_outputs=[], reqs_to_abort=broken) if broken else _NOTHING
 
     def _count(self, outputs: list[Any]) -> None:
         """A step's tokens; steps follow each other while there is work, so a longer pause is none."""
