@@ -189,10 +189,10 @@ class Stats(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed wher
 
 
 def _launch(config: Any, stats: Stats) -> AsyncLLM:
-    """The engine, its core forked where that is safe: the imports, most of a start, are done already."""
+    """The engine. vLLM forks its core, which saves the imports, but on a processor, where it need not and has it imported anew."""
+    os.register_at_fork(after_in_child=leave_the_pod)
     if config.device_config.device_type == "cpu":
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-        os.register_at_fork(after_in_child=leave_the_pod)
         # One process less in each step. vLLM has the worker apart only to set its threads, which is done already.
         if config.parallel_config.world_size == 1:
             config.parallel_config.distributed_executor_backend = "uni"
