@@ -6,12 +6,14 @@ long prompt delays the others little. A prompt's last token is left to the first
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from services.engine.backends.transformers.pace import PrefillPace, alike
 from services.engine.backends.transformers.prefixes import Prefixes
 from services.engine.generation import BackendError
 from services.engine.sampling import BadLogits, RowParams, sample, seed_array
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from services.engine.backends.transformers.sequence import Sequence
     from services.engine.generation import FinishReason
 
-# Prompt tokens that are read between two steps of the running rows: about the cost of a few steps. While none runs, nobody waits for
-# the next step but those that read, and the more of them read together the better the batch stays filled.
+# Prompt tokens that are read at most between two steps of the running rows; fewer where they take longer than a few steps (`pace.py`).
+# While none runs, nobody waits for the next step but those that read, and the more of them read together the better the batch stays filled.
 _PREFILL_TOKENS_CPU = 256
 _PREFILL_TOKENS_ACCELERATOR = 2048
 _PREFILL_FACTOR_ALONE = 8
@@ -58,6 +60,7 @@ class Batch:
         self._prefixes = Prefixes(forward.cache, max_prefix_bytes)
         self._step_tokens = _PREFILL_TOKENS_CPU if forward.device.type == "cpu" else _PREFILL_TOKENS_ACCELERATOR
         self._num_ready = 0
+        self._pace = PrefillPace()
         self._params: tuple[RowParams, npt.NDArray[np.uint64]] | None = None
         self.rows: list[Sequence] = []
 
@@ -98,7 +101,7 @@ class Batch:
 
     def _prefill(self) -> list[Drawn]:
         self._promote()
-        budget = self._step_tokens * (1 if self._num_ready else _PREFILL_FACTOR_ALONE)
+        budget = self._pace.budget(self._step_tokens) if self._num_ready else self._step_tokens * _PREFILL_FACTOR_ALONE
         count = self._num_to_read(budget)
         if not count:
             return []
@@ -106,12 +109,14 @@ class Batch:
         group = self.rows[first : first + count]
         num_tokens = min(max(row.num_to_prefill for row in group), budget)
         parts = [row.tokens[row.num_cached : row.num_cached + min(num_tokens, row.num_to_prefill)] for row in group]
+        start = time.perf_counter()
         try:
             self._forward(first, [part + [0] * (num_tokens - len(part)) for part in parts], [row.num_cached for row in group])
         except torch.AcceleratorError:
             raise  # no row is at fault: the device is of no use any more
         except Exception as error:  # noqa: BLE001 - only those that read fail, whatever a model raises; the others go on
             return self._fail_rows(range(first, first + count), engine_error(error))
+        self._pace.read(num_tokens * count, time.perf_counter() - start)
         for row, part in zip(group, parts, strict=True):
             row.num_cached += len(part)
         self._promote()
@@ -138,7 +143,9 @@ class Batch:
 
     def _decode(self) -> list[Drawn]:
         ready = self.rows[: self._num_ready]
-        logits = self._forward(0, [row.tokens[-1:] for row in ready], [row.num_cached for row in ready])
+        start = time.perf_counter()
+        logits = self._pass(ready)
+        self._pace.decoded(time.perf_counter() - start)
         for index, row in enumerate(ready):
             if row.must_go_on:
                 logits[index, row.stop_ids] = float("-inf")
@@ -151,6 +158,14 @@ class Batch:
         ended = {id(one.sequence) for one in drawn if one.finish_reason}
         self._remove([index for index, row in enumerate(ready) if index in bad or id(row) in ended])
         return drawn + failed
+
+    def _pass(self, ready: list[Sequence]) -> torch.Tensor:
+        """Logits of all ready rows: neighbours of like length together, for a pass reads as many columns of each row as the longest has."""
+        lengths = [row.num_cached for row in ready]
+        parts = [
+            self._forward(first, [row.tokens[-1:] for row in ready[first:last]], lengths[first:last]) for first, last in alike(lengths)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _accept(self, row: Sequence, index: int, token: int) -> Drawn:
         """A row's token. With its first one the prompt has proved to compute well, so that others may begin with it."""

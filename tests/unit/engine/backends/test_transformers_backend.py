@@ -31,16 +31,32 @@ if TYPE_CHECKING:
     from services.engine.backends.transformers.backend import TransformersBackend
 
 
+def check_equal(folder: Path, wanted: list[list[int]], found: list[list[int]], expected: list[list[int]]) -> None:
+    """All but one in a hundred are equal, and those part where the two tokens' logits differ by rounding only."""
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    parted = [triple for triple in zip(wanted, found, expected, strict=True) if triple[1] != triple[2]]
+    assert len(parted) <= len(wanted) // 100
+    for prompt, ours, theirs in parted:
+        place = next(index for index, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + theirs[:place]])).logits[0, -1]
+        difference = abs(float(logits[ours[place]] - logits[theirs[place]])) / float(logits.std())
+        assert difference < 1e-3, f"token {place}: {ours[place]} for {theirs[place]}, {difference:.2g} standard deviations apart"
+
+
 async def test_greedy_answers_equal_generate_alone_and_in_a_mixed_batch(backend: TransformersBackend, model_folder: Path) -> None:
-    """Two hundred prompts get token for token what model.generate gives, one at a time and while others join and leave around them."""
+    """Two hundred prompts get token for token what model.generate gives, one at a time and while others join and leave around them.
+
+    But where the model itself cannot tell two tokens apart: sums in another order round otherwise.
+    """
     wanted = prompts(200)
     expected = generated(model_folder, wanted)
-    assert [await tokens_of(backend, request(prompt)) for prompt in wanted] == expected
+    check_equal(model_folder, wanted, [await tokens_of(backend, request(prompt)) for prompt in wanted], expected)
     lengths = [3 + (7 * index) % (NEW_TOKENS - 2) for index in range(len(wanted))]
     together = await asyncio.gather(
         *(tokens_of(backend, request(prompt, max_tokens=length)) for prompt, length in zip(wanted, lengths, strict=True))
     )
-    assert together == [tokens[:length] for tokens, length in zip(expected, lengths, strict=True)]
+    check_equal(model_folder, wanted, together, [tokens[:length] for tokens, length in zip(expected, lengths, strict=True)])
 
 
 async def test_seeded_answers_are_the_same_alone_and_in_a_batch(backend: TransformersBackend) -> None:

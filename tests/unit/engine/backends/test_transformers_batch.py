@@ -52,7 +52,7 @@ def finish(batch: Batch) -> None:
 def test_a_long_prompt_does_not_stop_the_others(model: Any) -> None:
     """While a prompt of 900 tokens is read, in several steps, a running request gets its token in each of them."""
     batch = Batch(Forward(model, 8, CONTEXT))
-    running = join(batch, [9, 8, 7])
+    running = join(batch, [9, 8, 7], max_tokens=400)
     batch.step()
     long = join(batch, [11] * 900)
     num_steps = 0
@@ -61,7 +61,7 @@ def test_a_long_prompt_does_not_stop_the_others(model: Any) -> None:
         batch.step()
         num_steps += 1
         assert running.num_new == before + 1
-    assert 2 < num_steps < 10
+    assert 2 < num_steps < 100
 
 
 def test_what_a_cancelled_poisoned_prompt_leaves_reaches_nobody(model: Any) -> None:
@@ -90,7 +90,10 @@ def test_what_a_poisoned_answer_leaves_reaches_nobody(model: Any) -> None:
     join(batch, list(range(20, 90)), max_tokens=60)
     batch.step()
     poisoned = join(batch, [POISON] * 40)
-    assert [one.sequence for one in batch.step() if one.error] == [poisoned]
+    failed: list[Sequence] = []
+    while not failed:  # its prompt may be read in several steps
+        failed = [one.sequence for one in batch.step() if one.error]
+    assert failed == [poisoned]
     follower = join(batch, [50, 60, 70])
     finish(batch)
     assert follower.tokens == alone.tokens
