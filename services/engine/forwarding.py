@@ -64,7 +64,10 @@ async def _forward(request: web.Request, *, path: str, is_short: bool = False) -
         try:
             if prepared.is_stream:
                 return await stream(request, exchange, subscription, PassedOn(), pod.settings.keepalive_seconds)
-            return web.Response(body=await subscription.whole(), content_type="application/json")
+            body = await subscription.whole()
+            if pod.settings.log_prompts:
+                log.info("answer", request_id=exchange.request_id, answer=body.decode(errors="replace"))
+            return web.Response(body=body, content_type="application/json")
         finally:
             subscription.close()
 

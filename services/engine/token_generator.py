@@ -39,6 +39,8 @@ class Prepared(Struct, frozen=True):
     stop: tuple[str, ...]
     nothing: str = ""
     """What its pieces are joined to."""
+    comes_whole = False
+    """Whether nothing of its answer comes before all of it does."""
 
     @property
     def request_id(self) -> str:
