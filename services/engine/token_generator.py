@@ -62,6 +62,10 @@ class Prepared(Struct, frozen=True):
         """With which it can be asked for again."""
         return self.request.sampling.seed
 
+    def text_of(self, answer: str) -> str:
+        """The text of its answer: here, the answer."""
+        return answer
+
     def parameters(self) -> dict[str, Any]:
         """What holds for it, whether it said so or left it out; what is off is left out."""
         sampling = self.request.sampling

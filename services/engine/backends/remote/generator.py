@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from services.engine.backends.rate import Rate
+from services.engine.backends.remote.contents import answer_text
 from services.engine.backends.remote.upstream import Upstream
 from services.engine.generation import BackendError, Load, ModelInfo, TokenEvent
 from services.openai.errors import ApiError
@@ -50,12 +51,18 @@ class Forwarded(Struct, frozen=True):
     path: str
     body: bytes
     is_stream: bool
-    max_tokens: int
+    longest: int | None
+    """Tokens of the answer at most, if the request says."""
     deadline: float | None
     nothing: bytes = b""
     """What its pieces are joined to."""
     seed: None = None
     """The upstream draws."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Of the answer, as admission takes it."""
+        return _LIKELY_TOKENS if self.longest is None else max(1, self.longest)
 
     @property
     def comes_whole(self) -> bool:
@@ -72,9 +79,13 @@ class Forwarded(Struct, frozen=True):
         """What it holds in memory."""
         return len(self.body)
 
+    def text_of(self, answer: bytes) -> str:
+        """The text of its answer, or of what came of it."""
+        return answer_text(answer, is_stream=self.is_stream)
+
     def parameters(self) -> dict[str, Any]:
         """What a trace tells of it."""
-        return {"max_tokens": self.max_tokens, "stream": self.is_stream}
+        return {} if self.longest is None else {"max_tokens": self.longest}
 
 
 class RemoteGenerator:
@@ -106,7 +117,7 @@ class RemoteGenerator:
 
     def prepare(self, request_id: str, path: str, body: bytes, asked: ForwardedBody, deadline: float | None) -> Forwarded:
         """What `generate` takes, for a body that names its model."""
-        return Forwarded(request_id, path, body, bool(asked.stream), asked.longest or _LIKELY_TOKENS, deadline)
+        return Forwarded(request_id, path, body, bool(asked.stream), asked.longest, deadline)
 
     async def generate(self, prepared: Forwarded) -> AsyncIterator[TokenEvent]:
         """The upstream's answer; closing the iterator closes the connection. Raises `ApiError`."""
