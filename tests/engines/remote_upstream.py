@@ -33,6 +33,8 @@ class Upstream:
     body: bytes = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":7}}'
     headers: dict[str, str] = field(default_factory=dict)
     frames: list[bytes] = field(default_factory=lambda: [FRAME, FRAME, DONE])
+    pause_seconds: float = 0.0
+    """After each frame, the last one too, so that they and the body's end arrive one by one."""
     is_endless: bool = False
     is_silent: bool = False
     """It takes the request and says nothing; with `frames`, after them."""
@@ -70,6 +72,7 @@ class Upstream:
         await response.prepare(request)
         for frame in self.frames:
             await response.write(frame)
+            await asyncio.sleep(self.pause_seconds)
         while self.is_endless:
             await response.write(FRAME)
             await asyncio.sleep(0.01)  # the pace of its tokens

@@ -54,7 +54,7 @@ async def test_streams_are_counted_and_end_where_they_say() -> None:
     quoting = b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n'
     usage = b'data: {"choices":[],"usage": {"prompt_tokens": 9, "completion_tokens": 40, "total_tokens": 49}}\n\n'
     async with upstream_server() as upstream, forwarding(upstream.url) as pods, aiohttp.ClientSession() as session:
-        expected = 0
+        upstream.pause_seconds, expected = 0.02, 0
         for frames, num_tokens in (([quoting, FRAME, DONE], 2), ([FRAME, quoting, usage, DONE], 40), ([FRAME * 3 + DONE], 3)):
             upstream.frames = frames
             assert (await post(pods.url + CHAT, **MESSAGE, stream=True))[2] == b"".join(frames)
@@ -65,6 +65,7 @@ async def test_streams_are_counted_and_end_where_they_say() -> None:
 async def test_a_connection_is_used_again() -> None:
     """Twenty answers, streams and whole ones, over the one that the start has opened."""
     async with upstream_server() as upstream, forwarding(upstream.url) as pods:
+        upstream.pause_seconds = 0.01
         for number in range(20):
             await post(pods.url + CHAT, **MESSAGE, stream=bool(number % 2))
         assert upstream.num_asked == 21
