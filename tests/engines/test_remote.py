@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import ssl
@@ -84,6 +85,8 @@ async def _leave(upstream: Upstream, url: str, *, stream: bool, begins: bool) ->
         while upstream.num_asked == num_asked:  # noqa: ASYNC110 - it is another program's stand-in, which tells nobody
             await asyncio.sleep(0.005)
         asking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asking
     await asyncio.wait_for(upstream.left.wait(), 1.5)
 
 
