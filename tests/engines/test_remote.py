@@ -170,6 +170,7 @@ async def test_a_full_upstream_says_when_to_return() -> None:
             assert (await post(pods.url + CHAT, **MESSAGE))[0] == 200
 
 
+@pytest.mark.timeout(300)  # above bench/engines.py's own limit for the server's start, whose message has vLLM's log
 async def test_the_official_package_behind_envoy_before_vllms_own_server() -> None:
     """Two real servers in a row: whole, streamed, counted, cancelled, and a mistake that only the upstream can see."""
     skip_without_vllm()
