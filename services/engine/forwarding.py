@@ -9,13 +9,14 @@ from aiohttp import web
 
 from services.engine.admission import Ask
 from services.engine.backends.remote import bodies
+from services.engine.backends.remote.contents import conversation
 from services.engine.client import priority_of
 from services.engine.deadlines import attempt_of
 from services.engine.entrance import check_taken, exchange_of, fingerprint_of, in_time
 from services.engine.keys import CONCURRENCY, GENERATOR, POD, RUNS
 from services.engine.reading import decoded_of, read_body
 from services.engine.streaming import stream
-from services.engine.telling import Asked
+from services.engine.telling import Asked, chat_messages
 from services.openai.chunks import PassedOn
 from services.telemetry.logging import get_logger
 
@@ -55,6 +56,9 @@ async def _forward(request: web.Request, *, path: str, is_short: bool = False) -
     deadline = exchange.deadline.at if exchange.deadline is not None else None
     prepared: Forwarded = request.app[GENERATOR].prepare(exchange.request_id, path, body, asked, deadline)
     exchange.asked = Asked(_OPERATIONS[path], pod.model, prepared, stream=prepared.is_stream)
+    exchange.asked.answer_id = ""  # the upstream gives it, and nobody reads it here
+    if pod.settings.otel_instrumentation_genai_capture_message_content:
+        exchange.asked.input_messages = chat_messages(conversation(body))
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=body.decode(errors="replace"))
     ask = _ask(request, prepared)
@@ -64,7 +68,10 @@ async def _forward(request: web.Request, *, path: str, is_short: bool = False) -
         try:
             if prepared.is_stream:
                 return await stream(request, exchange, subscription, PassedOn(), pod.settings.keepalive_seconds)
-            return web.Response(body=await subscription.whole(), content_type="application/json")
+            body = await subscription.whole()
+            if pod.settings.log_prompts:
+                log.info("answer", request_id=exchange.request_id, answer=body.decode(errors="replace"))
+            return web.Response(body=body, content_type="application/json")
         finally:
             subscription.close()
 

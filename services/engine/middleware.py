@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 log = get_logger()
 
 EXCHANGE = "exchange"
-_REASONS = {"draining", "not_ready", "deadline_exceeded", "upstream_error", "upstream_refused_key", "upstream_unreachable"}
+_REASONS = {
+    *("draining", "not_ready", "deadline_exceeded"),
+    *("upstream_error", "upstream_refused_key", "upstream_unreachable", "upstream_timeout"),
+}
 """Codes that Envoy reads from a header: how it counts a 5xx must not depend on its body."""
 _QUIET = {"/livez", "/readyz", "/healthz", "/health", "/metrics"}
 """Asked all the time by machines: neither recorded nor counted nor traced."""

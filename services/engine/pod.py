@@ -75,7 +75,7 @@ def run_pod(settings: EngineSettings, name: str, listener: socket.socket, pipe: 
 
 async def _serve(settings: EngineSettings, name: str, listener: socket.socket, heart: Heart) -> int:
     will = Will()
-    app = create_app(Pod(name, model_id(settings.model_name), int(time.time()), settings), create_generator(settings, name), will)
+    app = create_app(Pod(name, model_id(settings), int(time.time()), settings), create_generator(settings, name), will)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, will.drain)
@@ -145,6 +145,7 @@ async def _stop(app: web.Application, server: web.Server, heart: Heart) -> None:
         await asyncio.wait_for(all_answered(server), _FAREWELL_SECONDS)
 
 
-def model_id(model_name: str) -> str:
-    """The id under which a model is served: its Hugging Face id, or the last part of its path."""
-    return Path(model_name).name if Path(model_name).is_dir() else model_name
+def model_id(settings: EngineSettings) -> str:
+    """The id under which a model is served: its Hugging Face id, the last part of its path, or what the upstream calls it."""
+    name = settings.model_name
+    return Path(name).name if settings.engine != "remote" and Path(name).is_dir() else name

@@ -84,6 +84,6 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _output(run: Run) -> str:
-    text, _ = run.read(0)
+    text = run.prepared.text_of(run.read(0)[0])
     message = {"role": "assistant", "parts": [{"type": "text", "content": text}], "finish_reason": run.finish_reason}
     return msgspec.json.encode([message]).decode()

@@ -39,6 +39,8 @@ class Prepared(Struct, frozen=True):
     stop: tuple[str, ...]
     nothing: str = ""
     """What its pieces are joined to."""
+    comes_whole = False
+    """Whether nothing of its answer comes before all of it does."""
 
     @property
     def request_id(self) -> str:
@@ -59,6 +61,10 @@ class Prepared(Struct, frozen=True):
     def seed(self) -> int | None:
         """With which it can be asked for again."""
         return self.request.sampling.seed
+
+    def text_of(self, answer: str) -> str:
+        """The text of its answer: here, the answer."""
+        return answer
 
     def parameters(self) -> dict[str, Any]:
         """What holds for it, whether it said so or left it out; what is off is left out."""

@@ -13,10 +13,14 @@ from services.engine.ending import EXIT_ENGINE_DIED, EXIT_ENGINE_STALLED
 from services.engine.generation import PROBE_ID, BackendError
 from services.engine.keys import GENERATOR, HEALTH, METRICS, POD, RUNS, WILL
 from services.openai.errors import EngineError
+from services.openai.upstream_errors import UpstreamTimeout
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from services.engine.runs import Run
+    from services.openai.errors import ApiError
 
 log = get_logger()
 
@@ -29,7 +33,8 @@ class Watchdog:
     """Ends generations that stalled; where the engine stands still the pod is not ready until a probe of ours brings a token.
 
     An engine that gave others a token lately works, and only the one request ends. Otherwise the probe has the limit once more; if it
-    brings nothing, the pod ends, so that the runner starts a new one.
+    brings nothing, the pod ends, so that the runner starts a new one. Behind a remote engine only requests end: the pod is well, and a new
+    one would ask the same upstream.
     """
 
     def __init__(self, app: web.Application) -> None:
@@ -37,6 +42,7 @@ class Watchdog:
         self._runs, self._generator, self._health = app[RUNS], app[GENERATOR], app[HEALTH]
         self._will, self._metrics = app[WILL], app[METRICS]
         self._limit_seconds = app[POD].settings.stall_timeout_seconds
+        self._whole_limit_seconds = app[POD].settings.request_timeout_seconds
         self._num_tokens = 0
         self._still_seconds = 0.0
         """Since any request got a token, while there were some."""
@@ -61,17 +67,28 @@ class Watchdog:
         is_still = bool(self._runs.active) and num_tokens == self._num_tokens
         self._still_seconds = self._still_seconds + seconds if is_still else 0.0
         self._num_tokens = num_tokens
-        stalled = [run for run in self._runs.active if run.age(seconds) >= self._limit_seconds]
+        stalled = [run for run in self._runs.active if run.age(seconds) >= self._limit_of(run)]
         if not stalled:
             return
-        message = f"The engine brought no token for STALL_TIMEOUT_SECONDS={self._limit_seconds:g}"
-        if self._still_seconds >= self._limit_seconds / 2 and self._health.become("stalled", message):
+        is_still = self._still_seconds >= self._limit_seconds / 2 and not self._generator.is_remote
+        if is_still and self._health.become("stalled", self._error_of(stalled[0]).message):
             self._probing = asyncio.create_task(self._probe())
         for run in stalled:
-            log.error("run.stalled", request_id=run.prepared.request_id, tokens=run.num_tokens, limit_seconds=self._limit_seconds)
+            log.error("run.stalled", request_id=run.prepared.request_id, tokens=run.num_tokens, limit_seconds=self._limit_of(run))
             self._metrics.stalls.inc()
             run.broke = True
-            run.end(EngineError(message))
+            run.end(self._error_of(run))
+
+    def _limit_of(self, run: Run) -> float:
+        """How long it may bring nothing."""
+        return self._whole_limit_seconds if run.prepared.comes_whole else self._limit_seconds
+
+    def _error_of(self, run: Run) -> ApiError:
+        name = "REQUEST_TIMEOUT_SECONDS" if run.prepared.comes_whole else "STALL_TIMEOUT_SECONDS"
+        limit = f"{name}={self._limit_of(run):g}"
+        if self._generator.is_remote:
+            return UpstreamTimeout(f"The upstream brought nothing for {limit}")
+        return EngineError(f"The engine brought no token for {limit}")
 
     async def _probe(self) -> None:
         """Asks the engine for one token, for as long as the limit says; what comes of it decides about the pod."""

@@ -5,7 +5,8 @@ ApiError
 ├── UpstreamRefusal 4xx           the upstream's own, or upstream_refused
 ├── UpstreamError 502             upstream_error
 │   └── UpstreamRefusedKey        upstream_refused_key
-└── UpstreamUnreachable 503       upstream_unreachable
+├── UpstreamUnreachable 503       upstream_unreachable
+└── UpstreamTimeout 504           upstream_timeout
 
 Every pod has the same upstream, so none of them is tried on another one.
 """
@@ -58,4 +59,12 @@ class UpstreamUnreachable(ApiError):
 
     status = 503
     code = "upstream_unreachable"
+    is_everywhere = True
+
+
+class UpstreamTimeout(ApiError):
+    """The upstream was silent for too long."""
+
+    status = 504
+    code = "upstream_timeout"
     is_everywhere = True

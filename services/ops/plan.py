@@ -25,6 +25,9 @@ from services.settings import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# Where `make` keeps its command line, on which a key may stand.
+_OF_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,7 +55,7 @@ def read_plan(environ: Mapping[str, str] | None = None, root: Path = ROOT) -> Pl
     state = StateDir((root / Path(edge.state_dir).expanduser()).resolve())
     env |= {"STATE_DIR": str(state.path), "POD_LOG_DIR": str(state.logs), "PYTHONUNBUFFERED": "1", MARKER: str(state.path)}
     env |= told_about(env_file, shell)
-    for name in withheld_names():
+    for name in (*withheld_names(), *_OF_MAKE):
         env.pop(name, None)
     return Plan(state, runner, edge, ops, env, env_file)
 
@@ -95,7 +98,7 @@ def url_of(host: str, port: int) -> str:
 def check_model(settings: RunnerSettings, root: Path = ROOT) -> None:
     """Raises `OpsError` if `MODEL_NAME` is `demo` or a path and the folder has no model; an id is looked up by the engine."""
     name = settings.model_name
-    if settings.engine == "fake":
+    if settings.engine in {"fake", "remote"}:
         return
     if name == "demo":
         if not any((root / "models" / "demo").rglob("*.safetensors")):

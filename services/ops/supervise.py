@@ -20,12 +20,16 @@ from supervisor.supervisord import Supervisor, asyncore
 
 from services.files import write_atomically
 from services.ops.state import ROOT, History
+from services.settings import secret_names
 
 if TYPE_CHECKING:
     from supervisor.options import ProcessConfig
 
 # supervisord looks for dead children between two polls of one second each; a dead Envoy should be back before anybody notices.
 _TICK_SECONDS = 0.1
+
+# What pods need is no other program's business.
+_PODS_PARENT = "runner"
 
 # Envoy and the pods hold a file per connection; many systems start a session with 1024.
 _MAX_OPEN_FILES = 65_536
@@ -45,6 +49,8 @@ class Options(ServerOptions):  # type: ignore[misc] # supervisor has no annotati
         for group in self.process_group_configs:
             for program in group.process_configs:
                 program.directory = str(ROOT)  # here, where no character of the path can mean anything else
+                if program.name != _PODS_PARENT:
+                    program.environment = dict(program.environment or {}) | dict.fromkeys(secret_names(), "")
         poll = self.poller.poll
         self.poller.poll = lambda _seconds: poll(_TICK_SECONDS)
 

@@ -24,7 +24,7 @@ START = {"applies": "convoy down, convoy up"}
 SECRET = {**START, "secret": True}
 """Neither printed nor passed on to processes."""
 PASSED_SECRET = {**SECRET, "passed": True}
-"""Not printed, and passed on to those who need it."""
+"""Not printed, and passed on to the runner and its pods alone."""
 
 
 class CommonSettings(Struct, frozen=True, kw_only=True):

@@ -78,7 +78,10 @@ class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
             description="ENGINE=remote: base address of a server that speaks OpenAI's API, up to /v1, such as http://127.0.0.1:11434/v1.",
         ),
     ] = ""
-    upstream_api_key: Annotated[str, Meta(description="ENGINE=remote: the key that it asks for.", extra=PASSED_SECRET)] = ""
+    upstream_api_key: Annotated[
+        str,
+        Meta(pattern=r"^[\x21-\x7e]*$", description="ENGINE=remote: the key that it asks for; visible ASCII.", extra=PASSED_SECRET),
+    ] = ""
     upstream_ca_file: Annotated[
         str, Meta(description="ENGINE=remote: certificates (PEM) to trust beside the system's, for an upstream that signs its own.")
     ] = ""

@@ -78,6 +78,14 @@ def test_logs_and_socket_lie_in_the_state_folder(state: StateDir) -> None:
     assert known["edge"].stdout_logfile == "logs/edge.log"  # type: ignore[attr-defined]
 
 
+def test_what_only_pods_may_know_is_kept_from_the_others(state: StateDir) -> None:
+    """The upstream's key: the runner inherits it, Envoy and the edge do not; nothing of it is in the file."""
+    known = programs(read_back(state, Path("/bin/true")))
+    assert (known["edge"].environment["UPSTREAM_API_KEY"], known["envoy"].environment["UPSTREAM_API_KEY"]) == ("", "")  # type: ignore[attr-defined]
+    assert "UPSTREAM_API_KEY" not in (known["runner"].environment or {})  # type: ignore[attr-defined]
+    assert "UPSTREAM" not in state.config.read_text(encoding="utf-8")
+
+
 def test_pods_drain_before_edge_and_envoy_stop() -> None:
     """Running requests finish at a stop: the runner stops first, with more time than its pods may take; Envoy stops last."""
     folder = Path(tempfile.mkdtemp(prefix="cv", dir="/tmp"))

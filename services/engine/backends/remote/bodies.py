@@ -24,22 +24,8 @@ class ForwardedBody(Struct, frozen=True):
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
 
-class Usage(Struct, frozen=True):
-    """Tokens, as the upstream counts them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class Counted(Struct, frozen=True):
-    """The part of an answer that has the usage."""
-
-    usage: Usage | None = None
-
-
 _BODY = msgspec.json.Decoder(ForwardedBody)
 _FIELDS = msgspec.json.Decoder(dict[str, Raw])
-COUNTED = msgspec.json.Decoder(Counted)
 
 
 def decode(body: bytes) -> ForwardedBody:

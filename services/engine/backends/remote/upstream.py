@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from contextlib import aclosing, asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 from msgspec import Struct
 
-from services.engine.backends.remote.bodies import COUNTED
+from services.engine.backends.remote.frames import Frames, whole
+from services.engine.backends.remote.refusals import refusal
 from services.engine.generation import BackendError
-from services.openai.errors import ApiError, EngineError
-from services.openai.upstream_errors import UpstreamBusy, UpstreamError, UpstreamRefusal, UpstreamRefusedKey, UpstreamUnreachable
+from services.openai.upstream_errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from services.engine.backends.remote.frames import Piece
     from services.settings import EngineSettings
 
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 200, 401, 403, 404, 429, 500
-_DONE, _FRAME, _USAGE = b"data: [DONE]", b"data: ", b'"usage":{'
-_MAX_ERROR_BYTES = 64 * 1024
-_BUSY_SECONDS = 1.0
-
-
-class Piece(Struct):
-    """Bytes of a stream as they came, how many frames they have, and whether they end it."""
-
-    data: bytes
-    num_tokens: int
-    is_last: bool
-
-
-class Whole(Struct):
-    """A whole JSON answer."""
-
-    data: bytes
-    num_tokens: int
-
-
-class _Error(Struct):
-    message: str = ""
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
-class _ErrorBody(Struct):
-    error: _Error
+_OK = 200
+_JSON, _EVENTS = "application/json", "text/event-stream"
+# Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: a request that meets the closing one would be lost.
+_KEEPALIVE_SECONDS = 4.0
+# The body's end comes with the stream's, or a moment later; a connection is used again only if it was read.
+_END_SECONDS = 0.05
+# A list of models that takes longer will not come.
+_MODELS_SECONDS = 15.0
+# OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_OTHER_NAME = (62, 64)
 
 
 class _Model(Struct):
@@ -68,70 +51,85 @@ class Upstream:
         """Opens nothing yet."""
         self._settings = settings
         self._base = settings.upstream_url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """On the event loop. Raises `BackendError` if UPSTREAM_CA_FILE cannot be used."""
         key = self._settings.upstream_api_key
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        headers = {"Accept-Encoding": "identity", "Content-Type": _JSON}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._trust()),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self._trust()),
             headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.upstream_connect_timeout_seconds),
+            timeout=self._time_limit(None),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
 
     async def close(self) -> None:
         """Ends every connection."""
-        if hasattr(self, "_session"):
+        if self._session is not None:
             await self._session.close()
 
     async def models(self) -> set[str] | None:
         """The ids of what it serves; None if it does not tell."""
-        async with self._answer("GET", "/models", "", None) as response:
+        async with self._answer("GET", "/models", "", None, within_seconds=_MODELS_SECONDS) as response:
             body = await response.read()
         try:
             return {one.id for one in msgspec.json.decode(body, type=_Models).data}
         except msgspec.DecodeError:
             return None
 
-    async def greet(self, request_id: str, model: str, num_tokens: int) -> None:
-        """A short conversation, read to its end."""
-        body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": num_tokens}
-        async with self._answer("POST", "/chat/completions", request_id, msgspec.json.encode(body)) as response:
-            await response.read()
-
-    async def ask(self, request_id: str, path: str, body: bytes, *, is_stream: bool) -> AsyncIterator[Piece | Whole]:
-        """The answer, piece by piece as it comes, or whole."""
+    async def ask(self, request_id: str, path: str, body: bytes, *, is_stream: bool) -> AsyncIterator[Piece]:
+        """The answer: whole frames as they come, or all of it; leaving before its end closes the connection."""
         async with self._answer("POST", path, request_id, body) as response:
             if not is_stream:
-                data = await response.read()
-                yield Whole(data, _completion_tokens(data) or 1)
+                yield whole(await response.read())
                 return
-            async with aclosing(_pieces(response.content)) as pieces:  # type: ignore[type-var]  # an async generator
-                async for piece in pieces:
+            if response.content_type != _EVENTS:
+                raise UpstreamError(f"The upstream answered {response.content_type[:100]} where a stream was asked for")
+            frames = Frames()
+            async for data in response.content.iter_any():
+                piece = frames.take(data)
+                if piece is not None:
+                    if piece.finish_reason is not None:
+                        piece.data += await _rest(response.content)
                     yield piece
+                    if piece.finish_reason is not None:
+                        return
+            last = frames.close()
+            if last is not None:
+                yield last
 
     @asynccontextmanager
-    async def _answer(self, method: str, path: str, request_id: str, body: bytes | None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A good answer; leaving before its end closes the connection."""
+    async def _answer(
+        self, method: str, path: str, request_id: str, body: bytes | None, within_seconds: float | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer; leaving before its end closes the connection. Redirects are not followed: the key is for this address alone."""
+        assert self._session is not None
         headers = {"x-request-id": request_id} if request_id else {}
-        has_begun = False
+        url, limit, has_begun = self._base + path, self._time_limit(within_seconds), False
         try:
-            async with self._session.request(method, self._base + path, data=body, headers=headers) as response:
+            async with self._session.request(method, url, data=body, headers=headers, timeout=limit, allow_redirects=False) as response:
                 if response.status != _OK:
-                    raise await _refusal(response, path)
+                    raise await refusal(response, path)
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise UpstreamError("The upstream compressed its answer, which it was asked not to do")
                 has_begun = True
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise UpstreamUnreachable(f"The upstream cannot be reached: {_reason(error)}") from error
-        except aiohttp.ServerTimeoutError as error:
-            limit = f"UPSTREAM_CONNECT_TIMEOUT_SECONDS={self._settings.upstream_connect_timeout_seconds:g}"
-            raise UpstreamUnreachable(f"The upstream took no connection within {limit}") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            seconds = f"UPSTREAM_CONNECT_TIMEOUT_SECONDS={self._settings.upstream_connect_timeout_seconds:g}"
+            raise UpstreamUnreachable(f"The upstream took no connection within {seconds}") from error
+        except asyncio.TimeoutError as error:
+            raise UpstreamTimeout("The upstream did not answer in time") from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            if has_begun:
-                raise EngineError("The upstream broke off in the middle of its answer") from error
-            raise UpstreamError(f"The upstream broke off without an answer: {type(error).__name__}") from error
+            what = "in the middle of its answer" if has_begun else f"without an answer: {type(error).__name__}"
+            raise UpstreamError(f"The upstream broke off {what}") from error
+
+    def _time_limit(self, seconds: float | None) -> aiohttp.ClientTimeout:
+        """Generations have none here: how long they may be silent is for the watchdog to say, how long they may take for the edge."""
+        return aiohttp.ClientTimeout(total=seconds, connect=self._settings.upstream_connect_timeout_seconds)
 
     def _trust(self) -> ssl.SSLContext | bool:
         path = self._settings.upstream_ca_file
@@ -145,53 +143,24 @@ class Upstream:
         return context
 
 
-async def _pieces(content: aiohttp.StreamReader) -> AsyncIterator[Piece]:
-    """Bytes as they come. A mark that is cut in two is found at the border."""
-    tail = b""
-    async for data in content.iter_any():
-        window = tail + data
-        is_last = _DONE in window
-        yield Piece(data, max(0, window.count(_FRAME) - tail.count(_FRAME) - is_last - (_USAGE in window)), is_last)
-        tail = window[-len(_DONE) + 1 :]
-
-
-def _completion_tokens(body: bytes) -> int:
-    try:
-        usage = COUNTED.decode(body).usage
-    except msgspec.DecodeError as error:
-        raise UpstreamError("The upstream's answer is not JSON") from error
-    return usage.completion_tokens if usage else 0
-
-
-async def _refusal(response: aiohttp.ClientResponse, path: str) -> ApiError:
-    """What a client is told of an answer that is not good."""
-    body, status = await response.content.read(_MAX_ERROR_BYTES), response.status
-    try:
-        said = msgspec.json.decode(body, type=_ErrorBody).error
-    except msgspec.DecodeError:
-        said = _Error()
-    words = said.message[:2000] or f"HTTP {status}"
-    if status in {_UNAUTHORIZED, _FORBIDDEN}:
-        return UpstreamRefusedKey(f"The upstream refuses this server's key (HTTP {status}); its operator has to set UPSTREAM_API_KEY")
-    if status == _TOO_MANY:
-        return UpstreamBusy(f"The upstream takes no more now: {words}", retry_after_seconds=_retry_after(response))
-    if status >= _SERVER_ERROR:
-        return UpstreamError(f"The upstream broke: {words}")
-    if status == _NOT_FOUND and not said.message:
-        return UpstreamError(f"The upstream has no {path} below UPSTREAM_URL")
-    code = str(said.code) if said.code is not None else None
-    return UpstreamRefusal(status, words, kind=said.type, param=said.param, code=code)
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Seconds; a date, which the standard allows as well, counts as not said."""
-    for name, unit in (("retry-after-ms", 1000.0), ("Retry-After", 1.0)):
-        text = response.headers.get(name, "")
-        if text.replace(".", "", 1).isdigit():
-            return float(text) / unit
-    return _BUSY_SECONDS
+async def _rest(content: aiohttp.StreamReader) -> bytes:
+    """What comes behind the last frame, which is nearly always nothing but the body's end."""
+    rest, end = b"", time.monotonic() + _END_SECONDS
+    with suppress(asyncio.TimeoutError, aiohttp.ClientError, ConnectionError):
+        while not content.at_eof() and (left := end - time.monotonic()) > 0:
+            rest += await asyncio.wait_for(content.readany(), left)
+    return rest
 
 
 def _reason(error: aiohttp.ClientConnectorError) -> str:
     """Without the address, which may be nobody's business."""
-    return os.strerror(error.os_error.errno) if error.os_error.errno else type(error.os_error).__name__
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        code = getattr(error.certificate_error, "verify_code", _OTHER_NAME[0])
+        why = "is for another name" if code in _OTHER_NAME else "is not trusted; UPSTREAM_CA_FILE names what to trust"
+        return f"its certificate {why}"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name is not known"
+    if isinstance(error, aiohttp.ClientSSLError):
+        return f"TLS failed ({getattr(error.os_error, 'reason', None) or type(error.os_error).__name__})"
+    number = error.os_error.errno
+    return os.strerror(number) if number is not None and number > 0 else type(error.os_error).__name__
