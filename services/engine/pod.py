@@ -35,6 +35,9 @@ log = get_logger()
 _BEAT_SECONDS = 1.0
 # Above what Envoy lets through (32 KiB with all it adds): what is too large is for the edge to say.
 _MAX_HEAD_BYTES = 64 * 1024
+# Connections that wait to be taken: all requests of a pod that died come at once. A full list makes each of them wait a second for the
+# kernel's second try, which is as long as Envoy waits at all.
+_BACKLOG = 4096
 # How long a draining pod waits to be asked for its readiness; the edge asks several times a second.
 _NOTICE_SECONDS = 2.0
 # Time for the edge to write, and Envoy to take in, that the pod is draining.
@@ -86,6 +89,7 @@ async def _serve(settings: EngineSettings, name: str, listener: socket.socket, h
     server = await loop.create_server(
         lambda: PodProtocol(runner.server, loop=loop, access_log=None, **sizes),  # type: ignore[arg-type] # aiohttp's own options
         sock=listener,
+        backlog=_BACKLOG,
     )
     log.info("pod.listening", port=listener.getsockname()[1], pid=os.getpid())
     slow = end_slow_readers(runner.server, settings.slow_client_timeout_seconds, app[METRICS])
