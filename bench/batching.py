@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from bench import mix
 from bench.measuring import ROOT, Section, median, verdict
 from services.engine.backends.transformers.forward import Forward
+from services.engine.backends.transformers.pace import alike
 from services.ops.load.arrivals import poisson
 from services.ops.load.client import run_load
 from services.ops.load.plot import Axis, Series, line_chart
@@ -178,7 +179,8 @@ def _row_cache(model: Any, lengths: list[int], steps: int) -> tuple[float, int]:
         forward(row, [[5] * length], [0])
     start = time.perf_counter()
     for _ in range(steps):
-        forward(0, [[7]] * len(held), held)
+        for first, last in alike(held):  # as the pod does
+            forward(first, [[7]] * (last - first), held[first:last])
         held = [length + 1 for length in held]
     seconds = (time.perf_counter() - start) / steps
     return seconds, forward.cache.num_rows * forward.cache.num_columns * forward.cache.bytes_per_token

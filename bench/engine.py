@@ -11,18 +11,17 @@ import aiohttp
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from bench.measuring import ROOT, Round, Section, ask, interleaved, median, ratio, verdict
+from bench.engines import DEMO, QUESTIONS
+from bench.measuring import Round, Section, ask, interleaved, median, ratio, verdict
 from tests.running import running_pods
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-DEMO = ROOT / "models" / "demo"
 PATH = "/v1/chat/completions"
 TOKENS = 64
 THREADS = 1
 AIMS = {1: 0.9, 8: None, 32: 0.7}
-QUESTIONS = ("Tell me about distributed systems.", "Explain Docker in simple terms", "What is FastAPI?", "What is a retry budget?")
 
 
 def messages(index: int) -> list[dict[str, str]]:

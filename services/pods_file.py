@@ -16,8 +16,9 @@ NAME = "pods.json"
 
 
 class PodEntry(Struct, frozen=True, kw_only=True):
-    """One pod. `started_at` in Unix seconds; `restarts` counts the pods of this name that died before it, `last_exit` says how.
+    """One pod. `started_at` in Unix seconds, to be shown; `start_ticks` tells its process from a later one with the same number.
 
+    `restarts` counts the pods of this name that died before it, `last_exit` says how.
     A new process of a pod is a new entry, which may stand beside the old one for a while. `is_leaving`: it was told to end, drains, and
     does not count as one of the pods that there shall be.
     """
@@ -27,6 +28,7 @@ class PodEntry(Struct, frozen=True, kw_only=True):
     port: int
     pid: int = 0
     started_at: float = 0.0
+    start_ticks: int = 0
     restarts: int = 0
     last_exit: str = ""
     is_leaving: bool = False

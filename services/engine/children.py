@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from services.engine.backends import can_fork, preimport
 from services.engine.environment import python_of
+from services.engine.identity import start_ticks
 from services.settings.reader import as_environment
 from services.telemetry.logging import get_logger
 
@@ -52,7 +53,7 @@ class Child:
     def __init__(self, name: str, pid: int, port: int, pipe: int, process: subprocess.Popen[bytes] | None = None) -> None:
         """`process` is set for a pod that this program executed; any other is waited for by its pid."""
         self.name, self.pid, self.port, self.pipe = name, pid, port, pipe
-        self.started_at = time.time()
+        self.started_at, self.start_ticks = time.time(), start_ticks(pid)
         self.begun_at = self.heard_at = time.monotonic()
         self.state = ""
         self.failure = ""

@@ -7,6 +7,7 @@ has been checked and capped; whoever asks a pod directly is told here what is al
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ log = get_logger()
 
 HEADER = "x-request-deadline-ms"
 _EDGE_HEADER = "x-convoy-deadline"
+# What Envoy says is left, by its own monotonic clock; it lets a request go on for so long after its deadline (request.lua).
+_REST_HEADER = "x-envoy-expected-rq-timeout-ms"
+_GRACE_SECONDS = 0.5
 _ATTEMPT_HEADER = "x-envoy-attempt-count"
 _WHOLE = re.compile(r"0*([0-9]+)")
 # More digits than any time limit has; longer numbers are capped unread.
@@ -78,8 +82,13 @@ class Deadline:
         return DeadlineExceeded(f"The deadline of {self._milliseconds} ms passed")
 
 
-def deadline_of(headers: CIMultiDictProxy[str], exchange: Exchange, limit_seconds: float) -> Deadline | None:
-    """The deadline that a request asks for, at most `limit_seconds` after its arrival, or None. Raises `InvalidValue`."""
+def deadline_of(
+    headers: CIMultiDictProxy[str], exchange: Exchange, limit_seconds: float, first_token_seconds: float = math.inf
+) -> Deadline | None:
+    """The deadline that a request asks for, at most `limit_seconds` after its arrival, or None. Raises `InvalidValue`.
+
+    `first_token_seconds`: how long Envoy gives one attempt at a stream.
+    """
     if HEADER not in headers:
         return None
     limit = int(limit_seconds * 1000)
@@ -90,7 +99,7 @@ def deadline_of(headers: CIMultiDictProxy[str], exchange: Exchange, limit_second
     milliseconds = min(limit, int(digits[1])) if len(digits[1]) <= _MAX_DIGITS else limit
     seconds = milliseconds / 1000
     if attempt_of(headers) > 1:
-        seconds = min(seconds, _left_seconds(headers.get(_EDGE_HEADER), seconds))
+        seconds = min(seconds, _left_seconds(headers, seconds, first_token_seconds))
     return Deadline(exchange, milliseconds, exchange.arrived_at + seconds)
 
 
@@ -100,10 +109,24 @@ def attempt_of(headers: CIMultiDictProxy[str]) -> int:
     return int(count) if count.isascii() and count.isdigit() and len(count) <= _MAX_DIGITS else 1
 
 
-def _left_seconds(edge_deadline: str | None, otherwise: float) -> float:
-    """What an earlier attempt has left of the time; at the first one the two machines' clocks need not agree."""
-    digits = _WHOLE.fullmatch(edge_deadline or "")
-    if digits is None or len(digits[1]) > _MAX_DIGITS:
-        log.error("deadline.bad_edge_header", header=_EDGE_HEADER, value=(edge_deadline or "")[:100], allowed="Unix milliseconds")
-        return otherwise
-    return max(0.0, int(digits[1]) / 1000 - time.time())
+def _left_seconds(headers: CIMultiDictProxy[str], wanted: float, first_token_seconds: float) -> float:
+    """What an earlier attempt has left of the `wanted` time; at the first one the two machines' clocks need not agree.
+
+    Envoy's own count holds, whatever becomes of the clocks. It goes no further than the limit of one attempt: where that is what it says,
+    the earlier attempt took no longer than that, and within this bound the wall clocks have the word.
+    """
+    rest = _milliseconds(headers.get(_REST_HEADER))
+    if rest is not None and rest / 1000 < first_token_seconds:
+        return max(0.0, rest / 1000 - _GRACE_SECONDS)
+    edge_deadline = headers.get(_EDGE_HEADER, "")
+    end = _milliseconds(edge_deadline)
+    if end is None:
+        log.error("deadline.bad_edge_header", header=_EDGE_HEADER, value=edge_deadline[:100], allowed="Unix milliseconds")
+        return wanted
+    least = 0.0 if rest is None else wanted - first_token_seconds
+    return max(0.0, least, end / 1000 - time.time())
+
+
+def _milliseconds(text: str | None) -> int | None:
+    digits = _WHOLE.fullmatch(text or "")
+    return int(digits[1]) if digits is not None and len(digits[1]) <= _MAX_DIGITS else None

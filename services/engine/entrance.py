@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from services.engine.deadlines import deadline_of
+from services.engine.admission import Ask
+from services.engine.client import priority_of
+from services.engine.deadlines import attempt_of, deadline_of
 from services.engine.keys import HEALTH, POD
 from services.engine.middleware import EXCHANGE
 from services.openai.errors import ModelNotFound
@@ -15,13 +17,19 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from services.engine.backends import AnyPrepared
     from services.engine.exchange import Exchange
+
+# What a waiting request holds beside its tokens or its body: connection, headers, task (measured: 20 KB).
+_REQUEST_BYTES = 20 * 1024
 
 
 async def in_time(request: web.Request, answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
     """The answer, or `DeadlineExceeded` if the request has a deadline and it passes before the first byte."""
-    exchange = exchange_of(request)
-    deadline = exchange.deadline = deadline_of(request.headers, exchange, request.app[POD].settings.request_timeout_seconds)
+    exchange, settings = exchange_of(request), request.app[POD].settings
+    deadline = exchange.deadline = deadline_of(
+        request.headers, exchange, settings.request_timeout_seconds, settings.first_token_timeout_seconds
+    )
     if deadline is None:
         return await answer(request)
     with deadline:
@@ -47,6 +55,22 @@ def exchange_of(request: web.Request) -> Exchange:
     return exchange
 
 
-def fingerprint_of(client: str, body: bytes) -> int:
+def ask_of(request: web.Request, prepared: AnyPrepared, body: bytes, *, is_exact: bool) -> Ask:
+    """What is asked of admission; `is_exact`: the answer will have as many tokens as it may."""
+    exchange = exchange_of(request)
+    return Ask(
+        num_prompt_tokens=prepared.num_prompt_tokens,
+        max_tokens=prepared.max_tokens,
+        is_exact=is_exact,
+        num_bytes=_REQUEST_BYTES + prepared.num_bytes,
+        client=exchange.client.id,
+        priority=priority_of(request.headers, exchange.client),
+        deadline=prepared.deadline,
+        fingerprint=_fingerprint(exchange.client.id, body),
+        attempt=attempt_of(request.headers),
+    )
+
+
+def _fingerprint(client: str, body: bytes) -> int:
     """The same for the same request of the same client, on every pod; 0 is nobody's."""
     return int.from_bytes(hashlib.blake2b(body, digest_size=8, key=client.encode()[:64]).digest(), "big") >> 1 or 1

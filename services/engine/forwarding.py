@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from services.engine.admission import Ask
 from services.engine.backends.remote import bodies
 from services.engine.backends.remote.contents import conversation
-from services.engine.client import priority_of
-from services.engine.deadlines import attempt_of
-from services.engine.entrance import check_taken, exchange_of, fingerprint_of, in_time
+from services.engine.entrance import ask_of, check_taken, in_time
 from services.engine.keys import CONCURRENCY, GENERATOR, POD, RUNS
 from services.engine.reading import decoded_of, read_body
 from services.engine.streaming import stream
@@ -22,7 +19,6 @@ from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from services.engine.backends.remote.generator import Forwarded
-    from services.engine.exchange import Exchange
 
 log = get_logger()
 
@@ -61,7 +57,7 @@ async def _forward(request: web.Request, *, path: str, is_short: bool = False) -
         exchange.asked.input_messages = chat_messages(conversation(body))
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=body.decode(errors="replace"))
-    ask = _ask(request, prepared)
+    ask = ask_of(request, prepared, prepared.body, is_exact=False)
     async with request.app[CONCURRENCY].held(exchange.client):
         run = exchange.run = await request.app[RUNS].start(prepared, ask)
         subscription = run.subscribe()
@@ -74,19 +70,3 @@ async def _forward(request: web.Request, *, path: str, is_short: bool = False) -
             return web.Response(body=body, content_type="application/json")
         finally:
             subscription.close()
-
-
-def _ask(request: web.Request, prepared: Forwarded) -> Ask:
-    """What is asked of admission."""
-    exchange: Exchange = exchange_of(request)
-    return Ask(
-        num_prompt_tokens=prepared.num_prompt_tokens,
-        max_tokens=prepared.max_tokens,
-        is_exact=False,
-        num_bytes=prepared.num_bytes,
-        client=exchange.client.id,
-        priority=priority_of(request.headers, exchange.client),
-        deadline=prepared.deadline,
-        fingerprint=fingerprint_of(exchange.client.id, prepared.body),
-        attempt=attempt_of(request.headers),
-    )

@@ -10,10 +10,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from services.engine.admission import Ask
-from services.engine.client import priority_of
-from services.engine.deadlines import attempt_of
-from services.engine.entrance import check_taken, exchange_of, fingerprint_of, in_time
+from services.engine.entrance import ask_of, check_taken, exchange_of, in_time
 from services.engine.gauges import read_off
 from services.engine.keys import CONCURRENCY, GENERATOR, HEALTH, POD, RUNS, WILL
 from services.engine.reading import decoded_of, read_body
@@ -28,6 +25,7 @@ from services.telemetry.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.engine.admission import Ask
     from services.engine.exchange import Exchange
     from services.engine.runs import Run
     from services.engine.token_generator import Prepared
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 
 log = get_logger()
 
-# What a waiting request holds beside its tokens: connection, headers, task (measured: 20 KB).
-_REQUEST_BYTES = 20 * 1024
 _JSON = "application/json"
 
 
@@ -90,17 +86,7 @@ def _ask(request: web.Request, body: bytes, decoded: ChatRequest | CompletionReq
     if pod.settings.log_prompts:
         log.info("prompt", request_id=exchange.request_id, prompt=decoded.messages if is_chat else decoded.prompt)  # type: ignore[union-attr]
     exchange.asked = asked
-    return Ask(
-        num_prompt_tokens=prepared.num_prompt_tokens,
-        max_tokens=prepared.max_tokens,
-        is_exact=options.ignore_eos and not options.stop,
-        num_bytes=_REQUEST_BYTES + prepared.num_bytes,
-        client=exchange.client.id,
-        priority=priority_of(request.headers, exchange.client),
-        deadline=prepared.deadline,
-        fingerprint=fingerprint_of(exchange.client.id, body),
-        attempt=attempt_of(request.headers),
-    )
+    return ask_of(request, prepared, body, is_exact=options.ignore_eos and not options.stop)
 
 
 async def _generate(request: web.Request, prepared: Prepared, ask: Ask) -> web.StreamResponse:

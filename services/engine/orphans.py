@@ -8,18 +8,15 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import psutil
 from msgspec import structs
 
+from services.engine.identity import start_ticks
 from services.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from services.pods_file import PodEntry
 
 log = get_logger()
-
-# Between the pod's clock at its start and the kernel's record of it.
-_CLOCK_SLACK_SECONDS = 5.0
 
 
 class Orphan:
@@ -64,9 +61,4 @@ class Orphan:
 
 def is_alive(entry: PodEntry) -> bool:
     """Whether the process is still this pod, and not another one with its number."""
-    try:
-        process = psutil.Process(entry.pid)
-        same = abs(process.create_time() - entry.started_at) < _CLOCK_SLACK_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return entry.start_ticks > 0 and start_ticks(entry.pid) == entry.start_ticks

@@ -102,6 +102,7 @@ class Place:
             port=child.port,
             pid=child.pid,
             started_at=child.started_at,
+            start_ticks=child.start_ticks,
             restarts=self.restarts,
             last_exit=self.last_exit,
             is_leaving=self.is_retiring,

@@ -18,14 +18,13 @@ PROCESS_START = ".create_time"
 """Calls that read it; so does a process's start, as psutil tells it."""
 
 ALLOWED = {
-    "services/engine/children.py": (1, "shown: when a pod started; it also tells one process from a later one of the same number"),
+    "services/engine/children.py": (1, "shown: when a pod started"),
     "services/engine/deadlines.py": (
         1,
-        "Envoy tells a second attempt its deadline in Unix time: the two may be on two machines",
+        "a second attempt at a stream, within the bounds of what Envoy says by its monotonic clock",
     ),
     "services/engine/exchange.py": (1, "shown: when a span began, from which its end is reckoned by the monotonic clock"),
     "services/engine/handlers.py": (1, "shown: `created` of an answer"),
-    "services/engine/orphans.py": (1, "no time limit: one process told from a later one of the same number"),
     "services/engine/places.py": (1, "shown: when a pod that died again and again is tried next"),
     "services/engine/pod.py": (1, "shown: `created` of the model"),
 }

@@ -186,6 +186,22 @@ async def test_a_retry_shares_the_deadline(fake: RunningPods) -> None:
             assert response.status == 504
 
 
+@pytest.mark.parametrize("jumped_seconds", [-3600, 3600])
+async def test_a_clock_that_jumps_changes_no_deadline(fake: RunningPods, jumped_seconds: int) -> None:
+    """Between two attempts: what Envoy says is left holds; where it cannot know, the jump counts for no more than one attempt may take."""
+    end = f"{(time.time() + 2 + jumped_seconds) * 1000:.0f}"
+    second = within(60_000) | {"x-convoy-deadline": end, "x-envoy-attempt-count": "2"}
+    async with aiohttp.ClientSession(fake.url) as session:
+        begun = time.monotonic()
+        headers = second | {"x-envoy-expected-rq-timeout-ms": "1500"}
+        async with session.post(CHAT, json=body(**ENDLESS, stream=False), headers=headers) as response:
+            assert_passed(response.status, await response.json(), 60_000)
+        assert 1 <= time.monotonic() - begun < 1 + 3 * FREE_SECONDS
+        headers = second | {"x-envoy-expected-rq-timeout-ms": "20000"}  # FIRST_TOKEN_TIMEOUT_SECONDS
+        async with session.post(CHAT, json=body(stream=False), headers=headers) as response:
+            assert response.status == 200
+
+
 async def test_a_mistake_of_the_edge_is_logged_and_costs_no_request() -> None:
     """Without the edge's deadline a retry has the whole time."""
     with running_pods(1) as pods:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from services.engine.backends.transformers.cache import RowCache
 
+    Key = tuple[int, tuple[int, ...]]
+
 BLOCK = 32
 """Tokens of a block: what is shorter is read faster than it is found."""
 _ROOT = 0
@@ -38,39 +40,46 @@ class Prefixes:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._last_number = _ROOT
-        self._blocks: OrderedDict[tuple[int, tuple[int, ...]], Block] = OrderedDict()
+        self._blocks: OrderedDict[Key, Block] = OrderedDict()
 
     def reuse(self, row: int, tokens: Sequence[int]) -> int:
         """Puts what is known of the beginning of `tokens` into a row of the cache; how many tokens that is.
 
         The last token is never among them: the step that draws has to see it.
         """
-        found, number = [], _ROOT
-        for start in range(0, len(tokens) - BLOCK, BLOCK):
-            block = self._blocks.get((number, tuple(tokens[start : start + BLOCK])))
-            if block is None:
-                break
-            found.append((start, block))
-            number = block.number
-        for start, block in found:
-            self._cache.put(row, start, block.states)
-        self._touch(tokens, len(found))
-        return len(found) * BLOCK
+        chain = self._chain(tokens, (len(tokens) - 1) // BLOCK)
+        for index, (_, block) in enumerate(chain):
+            self._cache.put(row, index * BLOCK, block.states)
+        self._touch(chain)
+        return len(chain) * BLOCK
 
     def keep(self, row: int, tokens: Sequence[int], num_cached: int) -> None:
         """Remembers the whole blocks among the first `num_cached` tokens of a row of the cache."""
-        number = _ROOT
-        for start in range(0, num_cached - BLOCK + 1, BLOCK):
-            key = number, tuple(tokens[start : start + BLOCK])
+        chain = self._chain(tokens, num_cached // BLOCK)
+        for index in range(len(chain), num_cached // BLOCK):
+            key = self._key(tokens, index, chain[-1][1].number if chain else _ROOT)
+            block = self._add(key, self._cache.get(row, index * BLOCK, (index + 1) * BLOCK))
+            if block is None:
+                break
+            chain.append((key, block))
+        self._touch(chain)
+
+    @staticmethod
+    def _key(tokens: Sequence[int], index: int, before: int) -> Key:
+        return before, tuple(tokens[index * BLOCK : (index + 1) * BLOCK])
+
+    def _chain(self, tokens: Sequence[int], most: int) -> list[tuple[Key, Block]]:
+        """The blocks that are known of the beginning of `tokens`, at most so many."""
+        chain: list[tuple[Key, Block]] = []
+        while len(chain) < most:
+            key = self._key(tokens, len(chain), chain[-1][1].number if chain else _ROOT)
             block = self._blocks.get(key)
             if block is None:
-                block = self._add(key, self._cache.get(row, start, start + BLOCK))
-                if block is None:
-                    break
-            number = block.number
-        self._touch(tokens, num_cached // BLOCK)
+                break
+            chain.append((key, block))
+        return chain
 
-    def _add(self, key: tuple[int, tuple[int, ...]], states: list[Tensor]) -> Block | None:
+    def _add(self, key: Key, states: list[Tensor]) -> Block | None:
         size = sum(state.nbytes for state in states)
         if size > self._max_bytes:
             return None
@@ -82,15 +91,8 @@ class Prefixes:
         block = self._blocks[key] = Block(self._last_number, states)
         return block
 
-    def _touch(self, tokens: Sequence[int], num_blocks: int) -> None:
+    def _touch(self, chain: list[tuple[Key, Block]]) -> None:
         """Makes a chain the last to be forgotten, its beginning after its end: without that, the rest is of no use."""
-        keys, number = [], _ROOT
-        for index in range(num_blocks):
-            key = number, tuple(tokens[index * BLOCK : (index + 1) * BLOCK])
-            block = self._blocks.get(key)
-            if block is None:
-                break
-            keys.append(key)
-            number = block.number
-        for key in reversed(keys):
-            self._blocks.move_to_end(key)
+        for key, _ in reversed(chain):
+            if key in self._blocks:  # where little is kept, a chain's end may have pushed out its beginning
+                self._blocks.move_to_end(key)

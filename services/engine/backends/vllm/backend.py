@@ -171,13 +171,9 @@ class Stats(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed wher
     """What the engine core tells of its last step."""
 
     def __init__(self) -> None:
-        """Made before the engine, which calls it as if it were a class."""
+        """Nothing was told yet."""
         self.told: Any = None
         """vLLM's SchedulerStats."""
-
-    def __call__(self, vllm_config: Any, engine_index: int = 0) -> Stats:  # noqa: ARG002 - vLLM's signature
-        """The one of this pod."""
-        return self
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0) -> None:  # noqa: ARG002
         """Keeps the last."""
@@ -196,7 +192,7 @@ def _launch(config: Any, stats: Stats) -> AsyncLLM:
         # One process less in each step. vLLM has the worker apart only to set its threads, which is done already.
         if config.parallel_config.world_size == 1:
             config.parallel_config.distributed_executor_backend = "uni"
-    return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[stats])
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=True, stat_loggers=[lambda *_: stats])
 
 
 def _sampling(request: GenerationRequest, num_left: int) -> VllmSampling:

@@ -30,10 +30,14 @@ class _Row:
 
     __slots__ = ("base", "output", "sampling")
 
-    def __init__(self, params: Any, output: list[int]) -> None:
-        seed, temperature, top_k, top_p, min_p, self.base = params.extra_args[KEY]
-        self.sampling = SamplingParams(seed, temperature, top_k, top_p, min_p)
-        self.output = output
+    def __init__(self, sampling: SamplingParams, base: int, output: list[int]) -> None:
+        self.sampling, self.base, self.output = sampling, base, output
+
+    @classmethod
+    def of(cls, params: Any, output: list[int]) -> _Row:
+        """A request's, as `extra_args` tell."""
+        *sampling, base = params.extra_args[KEY]
+        return cls(SamplingParams(*sampling), base, output)
 
 
 class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed where types are checked
@@ -60,7 +64,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
         for index, params, _, output in batch_update.added:
             rows.pop(index, None)
             if params.extra_args and KEY in params.extra_args:
-                rows[index] = _Row(params, output)
+                rows[index] = _Row.of(params, output)
         for first, second, direction in batch_update.moved:
             moved, other = rows.pop(first, None), rows.pop(second, None)
             if moved is not None:
@@ -89,8 +93,4 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
         return logits.scatter_(1, drawn[:, None], float("inf"))
 
 
-class _Nobody:
-    extra_args = {KEY: (0, 0.0, 0, 1.0, 0.0, 0)}  # noqa: RUF012 - never changed
-
-
-_GREEDY = _Row(_Nobody, [])
+_GREEDY = _Row(SamplingParams(seed=0, temperature=0.0), 0, [])

@@ -50,8 +50,7 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
 
     def process_outputs(self, engine_core_outputs: list[Any], *_: Any, **__: Any) -> OutputProcessorOutput:
         """Puts a step's tokens into the mailboxes."""
-        self._count(engine_core_outputs)
-        broken = []
+        broken, num_tokens = [], 0
         for output in engine_core_outputs:
             mailbox = self._mailboxes.get(output.request_id)
             if mailbox is None:  # cancelled meanwhile
@@ -62,6 +61,7 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
                 broken.append(output.request_id)
                 continue
             token_ids = output.new_token_ids
+            num_tokens += len(token_ids)
             num_cached = output.prefill_stats.num_cached_tokens if output.prefill_stats is not None else 0
             if output.finish_reason is None:
                 mailbox.put(token_ids, num_tokens=len(token_ids), num_cached_tokens=num_cached)
@@ -73,13 +73,14 @@ class Outputs(OutputProcessor):  # type: ignore[misc]  # vLLM is not installed w
                 continue
             sent = token_ids[:-1] if reason == "stop" else token_ids  # the stop token is counted, not sent on
             mailbox.put(sent, num_tokens=len(token_ids), finish_reason=reason, num_cached_tokens=num_cached)
+        self._count(num_tokens)
         return OutputProcessorOutput(request_outputs=[], reqs_to_abort=broken) if broken else _NOTHING
 
-    def _count(self, outputs: list[Any]) -> None:
+    def _count(self, num_tokens: int) -> None:
         """A step's tokens; steps follow each other while there is work, so a longer pause is none."""
         now = time.monotonic()
         if now - self._last_step < _PAUSE_SECONDS:
-            self.rate.step(sum(len(output.new_token_ids) for output in outputs), now - self._last_step)
+            self.rate.step(num_tokens, now - self._last_step)
         self._last_step = now
 
     def abort_requests(self, request_ids: Iterable[str], internal: bool) -> list[str]:  # noqa: ARG002 - vLLM's signature
