@@ -62,7 +62,8 @@ async def test_a_client_has_so_many_in_progress_over_all_pods() -> None:
         accepted = [answer for answer in answers if answer.status == 200]
         refused = [answer for answer in answers if answer.status != 200]
         assert len(accepted) == LIMIT
-        assert len({answer.headers["x-convoy-pod"] for answer in accepted}) > 1, "they run on several pods"
+        # Which pods the accepted are on is chance: one that is first at the store takes what it was asked together.
+        assert {answer.headers["x-convoy-pod"] for answer in answers} == {f"engine-{number + 1}" for number in range(PODS)}
         told = json.loads(await refused[0].read())["error"]
         assert (refused[0].status, told["code"]) == (429, "rate_limit_exceeded")
         assert f"{LIMIT} requests in progress" in told["message"]
