@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PATH = "/v1/chat/completions"
 TOKENS = 64
 THREADS = 1
-AIMS = {1: 0.9, 8: None, 32: 0.7}
+AIMS = dict.fromkeys((1, 8, 32), 0.9)
 
 
 def messages(index: int) -> list[dict[str, str]]:
