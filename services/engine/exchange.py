@@ -107,7 +107,7 @@ class Exchange:
             endpoint=endpoint,
             status=status,
             **({"client": self.client.id} if self.client.id else {}),
-            prompt_tokens=self.asked.num_prompt_tokens if self.asked else 0,
+            prompt_tokens=run.num_prompt_tokens if run else self.asked.num_prompt_tokens if self.asked else 0,
             completion_tokens=run.num_tokens if run else 0,
             **({"finish_reason": run.finish_reason} if run and run.finish_reason else {}),
             **({"error": self.error.code} if self.error else {}),

@@ -57,13 +57,14 @@ class TokenEvent(Struct):
 
     `text` is filled by `TokenGenerator`; a remote engine's has the upstream's bytes. `num_tokens` counts the drawn tokens, the stop token
     included (it is part of the usage). `num_cached_tokens`, of the first event, counts the prompt's tokens that the engine knew from an
-    earlier request.
+    earlier request. `num_prompt_tokens`, of a remote engine's last event, is what the upstream counted, if it told.
     """
 
     token_ids: list[int] = []
     text: Any = ""
     num_tokens: int = 0
     num_cached_tokens: int = 0
+    num_prompt_tokens: int | None = None
     finish_reason: FinishReason | None = None
 
 

@@ -119,7 +119,7 @@ async def _answer(request: web.Request, exchange: Exchange, run: Run) -> web.Str
 
 
 def _whole(encode: Callable[..., bytes], run: Run, text: str) -> bytes:
-    usage = responses.count_usage(run.prepared.num_prompt_tokens, run.num_tokens, run.num_cached_tokens)
+    usage = responses.count_usage(run.num_prompt_tokens, run.num_tokens, run.num_cached_tokens)
     return encode(text=text, finish_reason=run.finish_reason, usage=usage)
 
 

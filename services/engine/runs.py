@@ -56,8 +56,6 @@ class Runs:
         except ApiError:
             self._admission.release(ticket, None)  # which is the next one's turn to hear it
             raise
-        self._metrics.prompt_tokens.inc(prepared.num_prompt_tokens)
-        self._metrics.prompt_size.observe(prepared.num_prompt_tokens)
         run = Run(prepared, ticket, self)
         self.active.add(run)
         run.task.add_done_callback(lambda _: self.active.discard(run))
@@ -95,6 +93,8 @@ class Runs:
         self._admission.release(run.ticket, run.finish_reason)
         if run.finish_reason is not None and run.ticket.predicted_seconds is not None:
             metrics.duration_error.observe(run.ticket.predicted_seconds - seconds)
+        metrics.prompt_tokens.inc(run.num_prompt_tokens)
+        metrics.prompt_size.observe(run.num_prompt_tokens)
         metrics.generation_tokens.inc(run.num_tokens)
         metrics.cached_prompt_tokens.inc(run.num_cached_tokens)
         metrics.answer_size.observe(run.num_tokens)
@@ -114,6 +114,7 @@ class Run:
         self.ticket = ticket
         self.started_at = time.monotonic()
         self.first_token_at = self.last_token_at = self.ended_at = 0.0
+        self.num_prompt_tokens = prepared.num_prompt_tokens
         self.num_tokens = self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.broke = False
@@ -220,6 +221,8 @@ class Run:
         self._runs.took(self, event.num_tokens, now)
         self.num_tokens += event.num_tokens
         self.num_cached_tokens += event.num_cached_tokens
+        if event.num_prompt_tokens is not None:
+            self.num_prompt_tokens = event.num_prompt_tokens
         self._pieces.append(event.text)
         self.finish_reason = event.finish_reason
         self.wake()

@@ -91,6 +91,6 @@ async def _send(
         await response.write_eof(error_event(error))
         return
     assert run.finish_reason is not None
-    usage = count_usage(run.prepared.num_prompt_tokens, run.num_tokens, run.num_cached_tokens)
+    usage = count_usage(run.num_prompt_tokens, run.num_tokens, run.num_cached_tokens)
     times = comment("server-timing " + exchange.server_timing())
     await response.write_eof(frames + chunks.end(run.finish_reason, usage, times))

@@ -60,6 +60,7 @@ def generated_of(asked: Asked, run: Run | None, at: Callable[[float], int]) -> G
         queue_place=run.ticket.place,
         started_at=at(run.started_at),
         first_token_at=at(run.first_token_at),
+        num_prompt_tokens=run.num_prompt_tokens,
         ended_at=at(run.last_token_at if run.finish_reason else run.ended_at),
         num_tokens=run.num_tokens,
         finish_reason=run.finish_reason,

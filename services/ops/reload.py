@@ -81,7 +81,7 @@ def show(environ: Mapping[str, str]) -> int:
         return NOTHING_RUNS
     wanted, error = Begun(), ""
     try:
-        wanted = begun.of(read_plan(environ))
+        wanted = begun.of(read_plan(environ), begun.read(state).salt)
     except SettingsError as problem:
         line = line_of(str(problem), env_file)
         if not line:
@@ -151,7 +151,14 @@ def _settings(wanted: Begun, at_start: Begun, told: EdgeTold, state: StateDir) -
                 when == RESTART_ENVOY["applies"] and not _is_younger(state.path / "envoy.yaml", state)
             )
             found.append(Setting(name, before, value, IN_FORCE if is_live else PENDING if when == LIVE["applies"] else when))
-    return found
+    return found + _secrets(wanted, at_start)
+
+
+def _secrets(wanted: Begun, at_start: Begun) -> list[Setting]:
+    """Those that are another one than at the start."""
+    changed = [name for name, digest in wanted.digests.items() if at_start.digests.get(name, digest) != digest]
+    words = [(name, at_start.digests[name] and "(secret)", wanted.digests[name] and "(another)") for name in changed]
+    return [Setting(name, before, after, begun.applies()[name]) for name, before, after in words]
 
 
 def _applies(name: str, value: Value, when: str, at_start: Begun, wanted: Begun) -> str:

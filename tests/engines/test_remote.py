@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from bench.engines import api_server
-from tests.contract.asking import CHAT, until_metric
+from tests.contract.asking import CHAT, metric, until_metric
 from tests.engines.remote_upstream import DONE, FRAME, KEY, MESSAGE, QUESTION, forwarding, post, refused, until, upstream_server
 from tests.running import running_pods, skip_without_vllm
 from tests.stack.harness import running_edge
@@ -53,7 +53,8 @@ async def test_bytes_pass_as_they_are() -> None:
 async def test_streams_are_counted_and_end_where_they_say() -> None:
     """By frames, and exactly where the usage is told; a text that quotes the end's mark does not end it."""
     quoting = b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n'
-    usage = b'data: {"choices":[],"usage": {"prompt_tokens": 9, "completion_tokens": 40, "total_tokens": 49}}\n\n'
+    counted = '"prompt_tokens": 9, "completion_tokens": 40, "prompt_tokens_details": {"cached_tokens": 8}'
+    usage = f'data: {{"choices":[],"usage": {{{counted}, "total_tokens": 49}}}}\n\n'.encode()
     async with upstream_server() as upstream, forwarding(upstream.url) as pods, aiohttp.ClientSession() as session:
         upstream.pause_seconds, expected = 0.02, 0
         for frames, num_tokens in (([quoting, FRAME, DONE], 2), ([FRAME, quoting, usage, DONE], 40), ([FRAME * 3 + DONE], 3)):
@@ -61,6 +62,13 @@ async def test_streams_are_counted_and_end_where_they_say() -> None:
             assert (await post(pods.url + CHAT, **MESSAGE, stream=True))[2] == b"".join(frames)
             expected += num_tokens
             await until_metric(session, pods.url, "llm_generation_tokens_total", expected)
+        await until_metric(session, pods.url, "llm_cached_prompt_tokens_total", 8)
+        before = await metric(session, pods.url, "llm_prompt_tokens_total")
+        assert msgspec.json.decode((await post(pods.url + CHAT, **MESSAGE))[2])["usage"]["prompt_tokens"] == 3
+        await until_metric(session, pods.url, "llm_prompt_tokens_total", before + 3)
+        upstream.frames = [FRAME, usage, DONE]
+        await post(pods.url + CHAT, **MESSAGE, stream=True)
+        await until_metric(session, pods.url, "llm_prompt_tokens_total", before + 3 + 9)
 
 
 async def test_a_connection_is_used_again() -> None:

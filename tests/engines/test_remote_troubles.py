@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from typing import Any
@@ -59,8 +60,10 @@ async def test_its_refusals_are_told() -> None:
 
 
 async def test_what_is_no_answer_is_not_passed_on() -> None:
-    """JSON that is none, a body that was compressed, and JSON where a stream was asked for."""
+    """JSON that is none or does not end, a body that was compressed, and JSON where a stream was asked for."""
     async with upstream_server() as upstream, forwarding(upstream.url) as pods:
+        upstream.body = b'{"choices":[' + b" " * (65 << 20) + b"]}"
+        assert await refused(pods.url + CHAT, **MESSAGE) == (502, "upstream_error")
         upstream.body = b"<html>"
         assert await refused(pods.url + CHAT, **MESSAGE) == (502, "upstream_error")
         upstream.headers = {"Content-Encoding": "gzip"}
@@ -190,6 +193,9 @@ async def test_the_key_is_nowhere_but_with_the_pods() -> None:
             assert KEY not in "".join(one.stdout + one.stderr for one in (started, *outputs))
             assert outputs[2].returncode == 0, outputs[2].stderr
             assert (await post(url + CHAT, **MESSAGE))[0] == 200
+            assert "UPSTREAM_API_KEY" not in outputs[1].stdout
+            changed = await asyncio.to_thread(command.run, "reload", UPSTREAM_API_KEY="another-key", MAKEFLAGS="")
+            assert re.search(r"UPSTREAM_API_KEY +\(secret\) +\(another\) +after `convoy down, convoy up`", changed.stdout)
             files = [path for path in command.state_dir.rglob("*") if path.is_file()]
             assert [path for path in files if KEY.encode() in path.read_bytes()] == []
             have = {" ".join(one.cmdline()) for one in processes.find(command.state_dir) if KEY in str(one.environ())}

@@ -1,6 +1,6 @@
 """What is seen of an answer's bytes as they pass: where frames end, how many tokens they bring, how the answer ended.
 
-No frame is parsed. Marks are looked for where the text of an answer cannot have them: at a line's beginning, or in quotes, which JSON
+No frame is parsed but its usage. Marks are looked for where the text of an answer cannot have them: at a line's beginning, or in quotes, which JSON
 escapes in texts.
 """
 
@@ -18,7 +18,7 @@ _DONE = re.compile(rb"^data: ?\[DONE\]\r?$", re.MULTILINE)
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _DATA, _ROLE = b"data:", b'"role":'
 _CUT = re.compile(rb'"finish_reason": ?"length"')
-_COMPLETION_TOKENS = re.compile(rb'"usage": ?\{[^{}]*"completion_tokens": ?([0-9]{1,9})\b')
+_USAGE = re.compile(rb'"usage": ?(\{(?:[^{}]|\{[^{}]*\})*\})')
 # Of the stream's end: its last frames fit, whatever a server adds to them.
 _END_BYTES = 4096
 _MAX_FRAME_BYTES = 8 * 1024 * 1024
@@ -26,15 +26,33 @@ _MAX_FRAME_BYTES = 8 * 1024 * 1024
 _BYTES_PER_TOKEN = 4
 
 
+class _Details(Struct):
+    cached_tokens: int | None = None
+
+
+class Usage(Struct):
+    """What an upstream counted, as far as it says."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of the prompt, those that the upstream knew."""
+        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+
+
 class Piece(Struct):
     """Whole frames, or a whole JSON answer, as they came; the last piece has a `finish_reason`.
 
-    `num_tokens` of the last piece makes the sum exact, so it may be negative.
+    `num_tokens` of the last piece makes the sum exact, so it may be negative; `usage` is what it tells.
     """
 
     data: bytes
     num_tokens: int
     finish_reason: FinishReason | None = None
+    usage: Usage | None = None
 
 
 class Frames:
@@ -72,17 +90,13 @@ class Frames:
             num_tokens = max(0, num_tokens)
             self._num_tokens += num_tokens
             return Piece(data, num_tokens)
-        told = _COMPLETION_TOKENS.findall(self._end)
-        exact = int(told[-1]) if told else max(0, self._num_tokens + num_tokens)
-        return Piece(data, exact - self._num_tokens, "length" if _CUT.search(self._end) else "stop")
-
-
-class _Usage(Struct):
-    completion_tokens: int | None = None
+        usage, counted = _usage(self._end), max(0, self._num_tokens + num_tokens)
+        exact = counted if usage is None or usage.completion_tokens is None else usage.completion_tokens
+        return Piece(data, exact - self._num_tokens, "length" if _CUT.search(self._end) else "stop", usage)
 
 
 class _Answer(Struct):
-    usage: _Usage | None = None
+    usage: Usage | None = None
 
 
 def whole(data: bytes) -> Piece:
@@ -92,4 +106,13 @@ def whole(data: bytes) -> Piece:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UpstreamError("The upstream's answer cannot be read: it is not the JSON of an answer") from error
     told = usage.completion_tokens if usage else None
-    return Piece(data, len(data) // _BYTES_PER_TOKEN if told is None else told, "length" if _CUT.search(data) else "stop")
+    return Piece(data, len(data) // _BYTES_PER_TOKEN if told is None else told, "length" if _CUT.search(data) else "stop", usage)
+
+
+def _usage(end: bytes) -> Usage | None:
+    """The last one that a stream's end tells."""
+    told = _USAGE.findall(end)
+    try:
+        return msgspec.json.decode(told[-1], type=Usage) if told else None
+    except msgspec.DecodeError:
+        return None

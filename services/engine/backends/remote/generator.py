@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.engine.backends.remote.bodies import ForwardedBody
+    from services.engine.backends.remote.frames import Piece
     from services.settings import EngineSettings
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ _BYTES_PER_TOKEN = 4
 class Forwarded(Struct, frozen=True):
     """A request that will be passed on: where to, and what admission and the records want to know.
 
-    `num_prompt_tokens` is an estimate from the body's bytes: only the upstream has the tokenizer.
+    `num_prompt_tokens` is an estimate from the body's bytes, until the answer tells: only the upstream has the tokenizer.
     """
 
     request_id: str
@@ -127,7 +128,7 @@ class RemoteGenerator:
             async with aclosing(answer) as pieces:  # type: ignore[type-var]  # an async generator
                 async for piece in pieces:
                     self._count(piece.num_tokens)
-                    yield TokenEvent(text=piece.data, num_tokens=piece.num_tokens, finish_reason=piece.finish_reason)
+                    yield _event(piece)
                     if piece.finish_reason is not None:
                         return
             raise UpstreamError("The upstream ended its answer before it was whole")
@@ -188,3 +189,10 @@ class RemoteGenerator:
         now = time.monotonic()
         self._rate.step(max(0, num_tokens), now - self._took_at)
         self._took_at = now
+
+
+def _event(piece: Piece) -> TokenEvent:
+    event = TokenEvent(text=piece.data, num_tokens=piece.num_tokens, finish_reason=piece.finish_reason)
+    if piece.usage is not None:
+        event.num_prompt_tokens, event.num_cached_tokens = piece.usage.prompt_tokens, piece.usage.cached_tokens
+    return event
