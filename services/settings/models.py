@@ -114,3 +114,8 @@ class ModelSettings(CapacitySettings, frozen=True, kw_only=True):
         if self.engine == "remote" and not self.upstream_url:
             return "ENGINE=remote needs UPSTREAM_URL, such as https://example.org/v1"
         return super().problem()
+
+    @property
+    def slots(self) -> int:
+        """Requests that one pod has in its engine at once."""
+        return 1 if self.engine == "transformers" and self.batching == "none" else self.max_concurrent_requests

@@ -40,9 +40,7 @@ class TransformersBackend:
         self._is_open = False
         self._loaded: Loaded
         self._progress: Callable[[str], None]
-        self._worker = Worker(
-            self._make_batch, scheduling.create(settings), settings.max_concurrent_requests, lambda: self._loaded.info.context_tokens
-        )
+        self._worker = Worker(self._make_batch, scheduling.create(settings), settings.slots, self._capacity)
 
     async def start(self, progress: Callable[[str], None]) -> ModelInfo:
         """Loads the model on the engine's thread. Raises `BackendError`."""
@@ -104,18 +102,24 @@ class TransformersBackend:
         for_prefixes = settings.kv_cache_bytes // 4 if settings.kv_cache_bytes else _PREFIX_BYTES
         for_prefixes *= settings.enable_prefix_caching
         for_rows = settings.kv_cache_bytes - for_prefixes if settings.kv_cache_bytes else 0
-        forward = Forward(self._loaded.model, settings.max_concurrent_requests, self._loaded.info.context_tokens, for_rows)
+        forward = Forward(self._loaded.model, settings.slots, self._loaded.info.context_tokens, for_rows)
         forward.check()
         if for_rows:
             self._bound_context(for_rows // forward.cache.bytes_per_token)
         return Batch(forward, for_prefixes)
 
     def _bound_context(self, num_tokens: int) -> None:
-        """A request that comes to more than this has no room, even alone."""
+        """So many are all that the rows may have together; a request that comes to more has no room, even alone."""
         if num_tokens < _MIN_CONTEXT:
             raise BackendError(
                 f"KV_CACHE_BYTES={self._settings.kv_cache_bytes}: that is room for {num_tokens} tokens; at least {_MIN_CONTEXT} are needed"
             )
         info = self._loaded.info
-        if num_tokens < info.context_tokens:
-            self._loaded = dataclasses.replace(self._loaded, info=structs.replace(info, context_tokens=num_tokens))
+        bounded = structs.replace(info, context_tokens=min(num_tokens, info.context_tokens), cache_tokens=num_tokens)
+        self._loaded = dataclasses.replace(self._loaded, info=bounded)
+
+    def _capacity(self) -> int:
+        """Tokens that the rows may have together."""
+        info = self._loaded.info
+        most = self._settings.slots * info.context_tokens
+        return min(most, info.cache_tokens or most)

@@ -7,12 +7,12 @@ long prompt delays the others little. A prompt's last token is left to the first
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from services.engine.backends.transformers.drawn import Drawn, engine_error
 from services.engine.backends.transformers.pace import PrefillPace, alike
 from services.engine.backends.transformers.prefixes import Prefixes
 from services.engine.generation import BackendError
@@ -23,32 +23,12 @@ if TYPE_CHECKING:
 
     from services.engine.backends.transformers.forward import Forward
     from services.engine.backends.transformers.sequence import Sequence
-    from services.engine.generation import FinishReason
 
 # Prompt tokens that are read at most between two steps of the running rows; fewer where they take longer than a few steps (`pace.py`).
 # While none runs, nobody waits for the next step but those that read, and the more of them read together the better the batch stays filled.
 _PREFILL_TOKENS_CPU = 256
 _PREFILL_TOKENS_ACCELERATOR = 2048
 _PREFILL_FACTOR_ALONE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """One row's outcome of a step: a token, the last one or not; or the error that ended it."""
-
-    sequence: Sequence
-    token: int = 0
-    finish_reason: FinishReason | None = None
-    error: BackendError | None = None
-    num_cached_tokens: int = 0
-
-    def deliver(self) -> None:
-        """Puts it into the mailbox; on the event loop. A stop token is counted, not sent on."""
-        if self.error is not None:
-            self.sequence.mailbox.fail(self.error)
-            return
-        sent = [] if self.finish_reason == "stop" else [self.token]
-        self.sequence.mailbox.put(sent, num_tokens=1, finish_reason=self.finish_reason, num_cached_tokens=self.num_cached_tokens)
 
 
 class Batch:
@@ -62,7 +42,14 @@ class Batch:
         self._num_ready = 0
         self._pace = PrefillPace()
         self._params: tuple[RowParams, npt.NDArray[np.uint64]] | None = None
+        self._owed: list[Drawn] = []
+        """Outcomes of the running step so far, of rows that are out already."""
         self.rows: list[Sequence] = []
+
+    @property
+    def unanswered(self) -> list[Sequence]:
+        """Whom nothing final was told yet."""
+        return [*(one.sequence for one in self._owed), *self.rows]
 
     @property
     def num_cached_tokens(self) -> int:
@@ -76,7 +63,6 @@ class Batch:
     def join(self, sequence: Sequence) -> None:
         """Adds a request behind the others."""
         self._forward.cache.expect(len(self.rows) + 1, self._num_columns(sequence))
-        sequence.num_cached = sequence.num_reused = self._prefixes.reuse(len(self.rows), sequence.tokens)
         self.rows.append(sequence)
 
     def _num_columns(self, more: Sequence) -> int:
@@ -85,17 +71,17 @@ class Batch:
     def step(self) -> list[Drawn]:
         """Drops cancelled rows, reads some prompt, and draws one token for every row that has read its prompt."""
         self._remove([index for index, row in enumerate(self.rows) if row.is_cancelled])
-        drawn = self._prefill()
-        if self._num_ready:
-            drawn += self._decode()
+        self._owed = self._prefill()
+        drawn = self._owed + (self._decode() if self._num_ready else [])
+        self._owed = []
         if not self.rows:
             self._forward.cache.drop()
         return drawn
 
     def fail(self, error: BackendError) -> list[Drawn]:
         """Ends every row and frees the cache."""
-        failed = [Drawn(row, error=error) for row in self.rows]
-        self.rows, self._num_ready, self._params = [], 0, None
+        failed = self._owed + [Drawn(row, error=error) for row in self.rows]
+        self.rows, self._owed, self._num_ready, self._params = [], [], 0, None
         self._forward.cache.drop()
         return failed
 
@@ -116,6 +102,7 @@ class Batch:
             raise  # no row is at fault: the device is of no use any more
         except Exception as error:  # noqa: BLE001 - only those that read fail, whatever a model raises; the others go on
             return self._fail_rows(range(first, first + count), engine_error(error))
+        self._forward.finish()
         self._pace.read(num_tokens * count, time.perf_counter() - start)
         for row, part in zip(group, parts, strict=True):
             row.num_cached += len(part)
@@ -127,17 +114,36 @@ class Batch:
         fresh = self.rows[self._num_ready :]
         if not fresh or not fresh[0].is_fresh:
             return len(fresh[:1])
-        longest = count = 0
+        longest = known = count = 0
+        num_columns = max(row.max_total for row in self.rows)
         for row in fresh:
-            longest = max(longest, row.num_to_prefill)
-            if not row.is_fresh or (count and longest * (count + 1) > budget):
+            self._begin(self._num_ready + count)
+            longest, known = max(longest, row.num_to_prefill), max(known, row.num_cached)
+            # All are padded to the longest behind what each knows: that must not come to more columns than a row may have.
+            if not row.is_fresh or (count and (longest * (count + 1) > budget or known + min(longest, budget) > num_columns)):
                 break
             count += 1
         return count
 
+    def _begin(self, index: int) -> None:
+        """Puts what is known of a prompt's beginning into its row, once; when its turn has come, so that rows that wait cost no copy."""
+        row = self.rows[index]
+        if row.is_begun:
+            return
+        row.is_begun = True
+        try:
+            row.num_cached = row.num_reused = self._prefixes.reuse(index, row.tokens)
+        except torch.AcceleratorError:
+            raise
+        except Exception:  # noqa: BLE001 - there was no memory for it, say: then it is read as if it were new, and that pass tells
+            self._forward.cache.clear(index)
+
     def _promote(self) -> None:
-        """Counts the rows that have read their prompt as ready."""
-        while self._num_ready < len(self.rows) and not self.rows[self._num_ready].num_to_prefill:
+        """Begins the row that reads next, and counts those that have read their prompt as ready."""
+        while self._num_ready < len(self.rows):
+            self._begin(self._num_ready)
+            if self.rows[self._num_ready].num_to_prefill:
+                return
             self._num_ready += 1
             self._params = None
 
@@ -145,6 +151,7 @@ class Batch:
         ready = self.rows[: self._num_ready]
         start = time.perf_counter()
         logits = self._pass(ready)
+        self._forward.finish()
         self._pace.decoded(time.perf_counter() - start)
         for index, row in enumerate(ready):
             if row.must_go_on:
@@ -200,12 +207,12 @@ class Batch:
         return failed
 
     def _remove(self, indices: list[int]) -> None:
-        """Takes rows out, the last first; a ready row's place goes to the last ready one, whose place goes to the last of all.
+        """Takes rows out, the last first; a ready row's place goes to the last ready one, and those that still read stay in their order.
 
         Rows that still read are wiped where they leave a place: nobody has seen yet whether their values are finite.
         """
         for index in reversed(indices):
-            hole, last = index, len(self.rows) - 1
+            hole = index
             if index < self._num_ready:
                 self._num_ready -= 1
                 self._params = None
@@ -213,18 +220,13 @@ class Batch:
                 hole = self._num_ready
             elif self.rows[index].num_cached:
                 self._forward.cache.clear(index)
-            if hole != last:
-                self._move(last, hole)
-                self._forward.cache.clear(last)
+            for source in range(hole + 1, len(self.rows)):
+                self._move(source, source - 1)
+                if self.rows[source].num_cached:
+                    self._forward.cache.clear(source)
             self.rows.pop()
 
     def _move(self, source: int, target: int) -> None:
         if source != target:
             self._forward.cache.move(source, target, self.rows[source].num_cached)
             self.rows[target] = self.rows[source]
-
-
-def engine_error(error: Exception) -> BackendError:
-    """What a request is told when the model broke on it."""
-    text = str(error).strip().split("\n", 1)[0]
-    return BackendError(f"the engine broke: {type(error).__name__}: {text}")

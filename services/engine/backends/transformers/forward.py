@@ -25,9 +25,8 @@ class Forward:
         """`model`: a causal LM of transformers whose layers all attend to the whole context. The rest bounds the cache; see there."""
         self._model = model
         self.device: torch.device = model.device
-        self.cache = RowCache(
-            model.config.get_text_config(decoder=True).num_hidden_layers, max_rows, context_tokens, self.device, max_bytes
-        )
+        num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
+        self.cache = RowCache(num_layers, max(2, max_rows), context_tokens, self.device, max_bytes)  # `check` takes two rows
 
     def __call__(self, first: int, token_ids: list[list[int]], lengths: Sequence[int]) -> Tensor:
         """Appends `token_ids` [rows, new tokens] to the rows from `first` on, which have `lengths` tokens.
@@ -50,6 +49,11 @@ class Forward:
         )
         logits: Tensor = output.logits[:, -1]
         return logits
+
+    def finish(self) -> None:
+        """Waits until the device has done what it was told, so that a pass can be timed."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _mask(self, positions: Tensor, width: int) -> Tensor:
         """Added to the attention scores, [rows, 1, new tokens, width]: a token sees its row up to itself.

@@ -26,8 +26,8 @@ class OneByOne:
         return min(num_waiting, 1) if not num_running else 0
 
     def seconds_to_wait(self, num_waiting: int, waited_seconds: float) -> float | None:  # noqa: ARG002 - the interface's
-        """It never has somebody waiting while nothing runs."""
-        return None
+        """Not at all, if one waits."""
+        return 0.0 if num_waiting else None
 
 
 class Window:

@@ -15,6 +15,7 @@ class Sequence:
     """Owned by the engine's thread, but for `is_cancelled`, which the event loop sets, and the mailbox, which it alone touches."""
 
     __slots__ = (
+        "is_begun",
         "is_cancelled",
         "mailbox",
         "max_new",
@@ -31,7 +32,7 @@ class Sequence:
         """`context_tokens` bounds prompt and answer together, whatever `max_tokens` says."""
         self.request = request
         self.mailbox = Mailbox()
-        self.is_cancelled = False
+        self.is_begun = self.is_cancelled = False
         self.tokens = [*request.prompt_token_ids, *request.resume_token_ids]
         self.num_cached = self.num_reused = 0
         self.waits_since = time.monotonic()

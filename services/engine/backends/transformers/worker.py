@@ -17,7 +17,7 @@ import torch
 
 from services.engine.backends import on_loop
 from services.engine.backends.rate import Rate
-from services.engine.backends.transformers.batch import Drawn, engine_error
+from services.engine.backends.transformers.drawn import Drawn, engine_error
 from services.engine.generation import BackendError, Load
 from services.telemetry.logging import get_logger
 
@@ -35,12 +35,12 @@ log = get_logger()
 class Worker:
     """Starts a thread that makes the model and then serves until `stop`."""
 
-    def __init__(self, make_batch: Callable[[], Batch], scheduler: Scheduler, max_rows: int, context_tokens: Callable[[], int]) -> None:
-        """`make_batch` loads the model, on the thread; `context_tokens` is asked after that."""
+    def __init__(self, make_batch: Callable[[], Batch], scheduler: Scheduler, max_rows: int, capacity: Callable[[], int]) -> None:
+        """`make_batch` loads the model, on the thread; `capacity`, the tokens of all rows at most, is asked after that."""
         self._make_batch = make_batch
         self._scheduler = scheduler
         self._max_rows = max_rows
-        self._context_tokens = context_tokens
+        self._capacity = capacity
         self._inbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
         self._waiting: deque[Sequence] = deque()
         self._rate = Rate()
@@ -87,7 +87,7 @@ class Worker:
 
     def _die(self, batch: Batch, error: BackendError) -> None:
         """Fails everything that runs or waits; what comes later is refused by whoever asks `death`."""
-        rows = [*batch.rows, *self._waiting]
+        rows = [*batch.unanswered, *self._waiting]
         while not self._inbox.empty():
             sequence = self._inbox.get()
             rows += [sequence] if sequence is not None else []
@@ -126,13 +126,7 @@ class Worker:
         for _ in range(self._scheduler.num_joining(len(self._waiting), len(batch.rows), self._waited_seconds)):
             if len(batch.rows) >= self._max_rows or not batch.has_room(self._waiting[0]):
                 return
-            sequence = self._waiting.popleft()
-            try:
-                batch.join(sequence)
-            except torch.AcceleratorError:
-                raise
-            except Exception as error:  # noqa: BLE001 - as for a step: there was no memory for it, say
-                self._post([Drawn(sequence, error=engine_error(error))])
+            batch.join(self._waiting.popleft())
 
     def _step(self, batch: Batch) -> None:
         start = time.perf_counter()
@@ -148,12 +142,11 @@ class Worker:
 
     def _publish(self, batch: Batch, num_tokens: int, seconds: float) -> None:
         self._rate.step(num_tokens, seconds)
-        capacity = self._max_rows * self._context_tokens()
         self.load = Load(
             running=len(batch.rows),
             waiting=len(self._waiting),
             tokens_per_second=self._rate.per_second if batch.rows else 0.0,
-            cache_usage=min(1.0, batch.num_cached_tokens / capacity),
+            cache_usage=min(1.0, batch.num_cached_tokens / self._capacity()),
             gpu_memory_bytes=torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0,
         )
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from services.engine.backends.transformers.batch import Batch
 from services.engine.backends.transformers.forward import Forward
 from services.engine.backends.transformers.sequence import Sequence
-from services.engine.generation import GenerationRequest, SamplingParams
+from services.engine.generation import BackendError, GenerationRequest, SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,24 +131,84 @@ def test_a_known_beginning_is_not_read_again(model: Any) -> None:
     first = join(batch, beginning + ends[0])
     finish(batch)
     others = [join(batch, beginning + end) for end in ends[1:]]
-    assert first.num_reused == 0
-    assert [one.num_reused for one in others] == [192, 192, 192]
     finish(batch)
+    assert [one.num_reused for one in (first, *others)] == [0, 192, 192, 192]
     assert [one.tokens for one in (first, *others)] == [one.tokens for one in alone]
     again = join(batch, beginning + ends[2])
-    assert again.num_reused == 256
     finish(batch)
+    assert again.num_reused == 256
     assert again.tokens == alone[2].tokens
 
 
 def test_what_is_kept_of_prompts_is_bounded(model: Any) -> None:
     """The longest unused is forgotten; a poisoned prompt is never kept."""
     batch = Batch(Forward(model, 8, CONTEXT), max_prefix_bytes=32 * 512 * 4)  # four blocks of 32 tokens with 512 bytes each
-    for start in (20, 60, 100):
-        join(batch, [start] * 70, max_tokens=1)
+
+    def num_reused(start: int) -> int:
+        one = join(batch, [start] * 70, max_tokens=1)
+        while batch.rows:
+            batch.step()
+        return one.num_reused
+
+    assert [num_reused(start) for start in (20, 60, 100, 100, 60, 20)] == [0, 0, 0, 64, 64, 0]
+    assert [num_reused(POISON) for _ in range(2)] == [0, 0]
+
+
+def test_a_new_prompt_beside_one_that_is_nearly_known_stays_within_the_context(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read one after the other where together they would be padded beyond it, and give what they give alone."""
+    beginning, other = [20 + index % 60 for index in range(1000)], [100 + index % 70 for index in range(900)]
+    alone = []
+    for prompt in (beginning, other):
+        batch = Batch(Forward(model, 8, CONTEXT))
+        alone.append(join(batch, prompt, max_tokens=8))
         finish(batch)
-    assert [join(batch, [start] * 70, max_tokens=1).num_reused for start in (20, 60, 100)] == [0, 64, 64]
+    batch = Batch(Forward(model, 8, CONTEXT), max_prefix_bytes=1 << 24)
+    join(batch, beginning, max_tokens=1)
     finish(batch)
-    join(batch, [POISON] * 70, max_tokens=1)
+    compute, places = model.forward, []
+
+    def seen(*arguments: Any, **named: Any) -> Any:
+        places.append(int(named["position_ids"].max()))
+        return compute(*arguments, **named)
+
+    monkeypatch.setattr(model, "forward", seen)
+    together = [join(batch, prompt, max_tokens=8) for prompt in (beginning, other)]
+    finish(batch)
+    assert max(places) < CONTEXT
+    assert together[0].num_reused == 992
+    assert [one.tokens for one in together] == [one.tokens for one in alone]
+
+
+def test_nobody_overtakes_a_prompt_that_is_being_read(model: Any) -> None:
+    """While answers end and others join in every step, it is read to its end, and those that came after it are read in their order."""
+    batch = Batch(Forward(model, 128, CONTEXT))
+    for number in range(40):
+        join(batch, [9, 8, 7], max_tokens=number + 2)
     batch.step()
-    assert join(batch, [POISON] * 70, max_tokens=1).num_reused == 0
+    arrived, begun = [join(batch, [11] * 300)], dict[int, int]()
+    for number in range(40):
+        begun |= {id(one.sequence): number for one in batch.step() if one.sequence.num_new == 1}
+        arrived.append(join(batch, [number, 5], max_tokens=2))
+    steps = [begun[id(one)] for one in arrived if id(one) in begun]
+    assert len(steps) > 1
+    assert all(id(one) in begun for one in arrived[: len(steps)])
+    assert steps == sorted(steps)
+
+
+def test_all_rows_of_a_step_that_breaks_twice_are_told(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a prompt is read, and then for the others: nobody waits for ever."""
+    batch = Batch(Forward(model, 8, CONTEXT))
+    running = join(batch, [9, 8, 7])
+    batch.step()
+    reading = join(batch, [11] * 900)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(model, "forward", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        batch.step()
+    assert {id(one) for one in batch.unanswered} == {id(running), id(reading)}
+    told = batch.fail(BackendError("it broke"))
+    assert {id(one.sequence) for one in told if one.error} == {id(running), id(reading)}
+    assert batch.unanswered == []
