@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SEED_MASK = (1 << 64) - 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+# Below it nothing but the best token has weight, and 0 is what float32 makes of still less.
+_MIN_TEMPERATURE = 1e-6
 # The draw first finds the block, then the token in it: a running sum over the whole vocabulary would cost more than all the rest.
 _BLOCK = 64
 
@@ -60,7 +62,7 @@ class RowParams:
         drawn = [(index, row) for index, row in enumerate(rows) if row.temperature > 0]
         return cls(
             is_greedy=torch.tensor([row.temperature == 0 for row in rows], device=device),
-            temperature=torch.tensor([row.temperature or 1.0 for row in rows], dtype=torch.float32, device=device),
+            temperature=torch.tensor([_temperature(row) for row in rows], dtype=torch.float32, device=device),
             top_k=[row.top_k for row in rows],
             top_p=[row.top_p for row in rows],
             min_p=torch.tensor([row.min_p if row.temperature else 0.0 for row in rows], dtype=torch.float32, device=device),
@@ -68,6 +70,10 @@ class RowParams:
             top_p_rows=[index for index, row in drawn if row.top_p < 1],
             min_p_rows=[index for index, row in drawn if row.min_p > 0],
         )
+
+
+def _temperature(row: SamplingParams) -> float:
+    return max(row.temperature, _MIN_TEMPERATURE) if row.temperature else 1.0
 
 
 def sample(logits: Tensor, params: RowParams, seeds: npt.NDArray[np.uint64], positions: npt.NDArray[np.uint64]) -> Tensor:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 # At most three bytes of a character can be missing, and some tokenizers decode each as a replacement character of its own.
 _REPLACEMENT = "\ufffd"
 _MAX_UNFINISHED = 3
+# More than the tokens of one word, so that the window begins where decoding does not matter to its end.
+_MAX_BEFORE = 6
 
 
 class Detokenizer:
@@ -21,11 +23,13 @@ class Detokenizer:
     character whose bytes are not all there is held back until they are, or until the end.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Starts with no token."""
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
+        """Starts with no token; `before` are those whose text it goes on from, of which the last ones matter."""
         self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._num_read = 0
+        self._window: list[int] = list(before[-_MAX_BEFORE:])
+        if self._window and tokenizer.decode(self._window).endswith(_REPLACEMENT):
+            self._window = []  # the first token may complete a character, of which nothing was given
+        self._num_read = len(self._window)
         self._given = 0
         self._is_whole = True
 
@@ -94,21 +98,34 @@ class StopStrings:
 class TextOf:
     """The text of an answer as it can go out, from its tokens as they come."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int) -> None:
-        """Stop strings count in what comes after `min_tokens` tokens."""
-        self._detokenizer = Detokenizer(tokenizer)
-        self._stop_strings = StopStrings(stop)
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], min_tokens: int, before: Sequence[int] = ()) -> None:
+        """Stop strings count in what comes after `min_tokens` tokens; `before` is a prompt that the answer continues."""
+        self._detokenizer = Detokenizer(tokenizer, before)
+        self._stop_strings = StopStrings(stop) if stop else None
         self._min_tokens = min_tokens
         self._num_tokens = 0
 
-    def take(self, token_ids: Sequence[int], num_tokens: int, *, is_last: bool) -> tuple[str, bool]:
-        """The text that can go out with these, and whether a stop string ends it; `num_tokens` counts a stop token that has no text."""
-        self._num_tokens += num_tokens
-        text = self._detokenizer.push(token_ids)
-        if is_last:
-            text += self._detokenizer.flush()
-        if self._num_tokens > self._min_tokens:
-            text, is_found = self._stop_strings.push(text)
+    def take(self, token_ids: Sequence[int], num_tokens: int, *, is_last: bool) -> tuple[str, int | None]:
+        """The text that can go out with these, and after how many of them a stop string ended it, if one did.
+
+        `num_tokens` counts a stop token that has no text.
+        """
+        if self._stop_strings is None:
+            text = self._detokenizer.push(token_ids)
+            return (text + self._detokenizer.flush() if is_last else text), None
+        # One by one, so that an answer ends at the same token however its tokens were merged on their way.
+        text = ""
+        for number, token in enumerate(token_ids, 1):
+            piece, is_found = self._search(self._detokenizer.push([token]), 1, self._stop_strings)
+            text += piece
             if is_found:
-                return text, True
-        return (text + self._stop_strings.flush() if is_last else text), False
+                return text, number
+        if not is_last:
+            return text, None
+        piece, is_found = self._search(self._detokenizer.flush(), num_tokens - len(token_ids), self._stop_strings)
+        text += piece
+        return (text, num_tokens) if is_found else (text + self._stop_strings.flush(), None)
+
+    def _search(self, piece: str, num_tokens: int, stop_strings: StopStrings) -> tuple[str, bool]:
+        self._num_tokens += num_tokens
+        return stop_strings.push(piece) if self._num_tokens > self._min_tokens else (piece, False)

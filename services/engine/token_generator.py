@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from services.engine.generation import GenerationRequest, SamplingParams, TokenEvent
 from services.engine.text import TextOf
@@ -37,6 +37,8 @@ class Prepared(Struct, frozen=True):
 
     request: GenerationRequest
     stop: tuple[str, ...]
+    continues_prompt: bool = False
+    """Whether the answer's text goes on from the prompt's: some tokenizers drop a space where a text begins."""
     nothing: str = ""
     """What its pieces are joined to."""
     comes_whole = False
@@ -160,20 +162,21 @@ class TokenGenerator:
             if largest >= self.info.vocabulary_size:
                 raise InvalidValue(f"prompt: token ids must be below {self.info.vocabulary_size}, got {largest}", param="prompt")
             token_ids = _packed(completion.prompt)
-        return self._prepared(request_id, token_ids, completion.options, "prompt", deadline)
+        return structs.replace(self._prepared(request_id, token_ids, completion.options, "prompt", deadline), continues_prompt=True)
 
     async def generate(self, prepared: Prepared) -> AsyncIterator[TokenEvent]:
         """Events with text, until one has a finish reason; closing the iterator cancels the work. Raises `BackendError`."""
-        text_of = TextOf(self.tokenizer, prepared.stop, prepared.request.min_tokens)
+        before = prepared.request.prompt_token_ids if prepared.continues_prompt else ()
+        text_of = TextOf(self.tokenizer, prepared.stop, prepared.request.min_tokens, before)
         for token in prepared.request.resume_token_ids:  # the client has their text; what was held back of it is still to come
             text_of.take([token], 1, is_last=False)
         async with aclosing(self.backend.generate(prepared.request)) as events:  # type: ignore[type-var]  # backends write async generators
             async for event in events:
-                event.text, is_found = text_of.take(event.token_ids, event.num_tokens, is_last=event.finish_reason is not None)
-                if is_found:
-                    event.finish_reason = "stop"
+                event.text, num_until_stop = text_of.take(event.token_ids, event.num_tokens, is_last=event.finish_reason is not None)
+                if num_until_stop is not None:
+                    event.finish_reason, event.num_tokens = "stop", num_until_stop
                 yield event
-                if is_found:
+                if num_until_stop is not None:
                     return
 
     def _prepared(

@@ -123,7 +123,8 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(data: st.DataObject) -> Non
 def test_a_tiny_temperature_is_nearly_greedy() -> None:
     """A temperature of one millionth neither overflows nor fails: it gives the best token."""
     logits = torch.randn(3, 100) * 50
-    assert draw(logits, [SamplingParams(seed=1, temperature=1e-6)] * 3, [0, 1, 2]) == logits.argmax(-1).tolist()
+    for temperature in (1e-6, 1e-30, 1e-46, 5e-324):  # the last two are 0 as float32
+        assert draw(logits, [SamplingParams(seed=1, temperature=temperature)] * 3, [0, 1, 2]) == logits.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

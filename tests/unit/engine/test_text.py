@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.engine.backends.fake import FakeTokenizer
-from services.engine.text import Detokenizer, StopStrings
+from services.engine.text import Detokenizer, StopStrings, TextOf
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def pieces_of(text: str, tokenizer: FakeTokenizer, size: int) -> list[str]:
@@ -64,3 +69,63 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
     assert searcher.push(" world") == ("# world", False)
     assert searcher.push("##") == ("", False)
     assert searcher.push("#!") == ("", True)
+
+
+@given(
+    st.text(alphabet="abc ", min_size=1, max_size=20),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=3), min_size=1, max_size=2),
+    st.integers(0, 8),
+    st.lists(st.integers(1, 6), max_size=12),
+)
+def test_an_answer_ends_at_the_same_token_however_its_tokens_were_merged(
+    text: str, stop: list[str], min_tokens: int, sizes: list[int]
+) -> None:
+    """Text, number of tokens and end are those of one token an event, for a reader that comes late as well."""
+
+    def read(sizes: list[int]) -> tuple[str, int, bool]:
+        tokens, text_of = FakeTokenizer().encode(text), TextOf(FakeTokenizer(), stop, min_tokens)
+        out, num_tokens, start = "", 0, 0
+        for size in sizes:
+            part = tokens[start : start + size]
+            start += size
+            piece, until_stop = text_of.take(part, len(part), is_last=start >= len(tokens))
+            out += piece
+            num_tokens += len(part) if until_stop is None else until_stop
+            if until_stop is not None or start >= len(tokens):
+                return out, num_tokens, until_stop is not None
+        raise AssertionError
+
+    assert read([*sizes, 1000]) == read([1] * 1000)
+
+
+class SpaceDropping:
+    """A tokenizer of the kind that marks words by a space before them, and drops the one at a text's beginning."""
+
+    eos_token_ids: frozenset[int] = frozenset()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """A word each."""
+        return "".join(f" w{token}" for token in token_ids)[1:]
+
+    def encode(self, text: str) -> list[int]:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def encode_chat(self, messages: list[dict[str, Any]]) -> list[int]:
+        """Not asked for."""
+        raise NotImplementedError
+
+
+def test_a_continued_prompt_keeps_the_space_before_the_first_word() -> None:
+    """As it stands between prompt and answer; an answer of its own begins without one."""
+    assert TextOf(SpaceDropping(), (), 0).take([4, 5], 2, is_last=True)[0] == "w4 w5"
+    for num_before in (1, 5, 50):
+        assert TextOf(SpaceDropping(), (), 0, list(range(num_before))).take([4, 5], 2, is_last=True)[0] == " w4 w5"
+
+
+def test_a_continued_prompt_that_ends_within_a_character_gives_the_whole_of_it() -> None:
+    """The answer's first token completes what the prompt's last began."""
+    tokenizer = FakeTokenizer()
+    before, *rest = tokenizer.encode("a🚚")
+    text_of = TextOf(tokenizer, (), 0, [before])
+    assert text_of.take(rest, len(rest), is_last=True)[0]
