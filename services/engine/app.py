@@ -12,10 +12,10 @@ from aiohttp import web
 from services.engine import docs_page, forwarding, handlers, queue_page
 from services.engine.admission import Admission, Limits
 from services.engine.concurrency import Concurrency
-from services.engine.ending import EXIT_LOAD_FAILED
+from services.engine.ending import EXIT_ENGINE_DIED, EXIT_LOAD_FAILED
 from services.engine.entry import Entry
 from services.engine.gauges import watch_loop
-from services.engine.generation import WARM_UP_ID, BackendError
+from services.engine.generation import WARM_UP_ID, BackendError, BackendUnavailable
 from services.engine.health import Health
 from services.engine.keys import ADMISSION, CONCURRENCY, GENERATOR, HEALTH, METRICS, POD, PROMISES, RUNS, TRACING, WILL
 from services.engine.middleware import exchange_middleware
@@ -61,7 +61,7 @@ def create_app(pod: Pod, generator: AnyGenerator, will: Will) -> web.Application
     app[ADMISSION] = Admission(_limits(settings))
     store = Store(settings.store_path)
     app[CONCURRENCY] = Concurrency(Leases(store), app[ADMISSION], metrics)
-    app[PROMISES] = SharedPromises(store, settings.max_concurrent_requests)
+    app[PROMISES] = SharedPromises(store, settings.slots)
     app[RUNS] = Runs(generator, Entry(app[ADMISSION], app[PROMISES], metrics), metrics, app[HEALTH].check_ready)
     _add_routes(app, forwarding if generator.is_remote else handlers)
     for resource in {route.resource for route in app.router.routes() if route.method == "POST"}:
@@ -86,7 +86,7 @@ def create_app(pod: Pod, generator: AnyGenerator, will: Will) -> web.Application
 
 def _limits(settings: EngineSettings) -> Limits:
     return Limits(
-        slots=settings.max_concurrent_requests,
+        slots=settings.slots,
         capacity=settings.queue_capacity if settings.enable_backpressure else None,
         timeout_seconds=settings.queue_timeout_seconds,
         max_queue_bytes=settings.queue_capacity_bytes,
@@ -99,6 +99,9 @@ async def _live(app: web.Application) -> None:
     try:
         await _load(app)
         await _warm_up(app, app[POD].settings.request_timeout_seconds)
+    except BackendUnavailable as error:  # it died, by no fault of model and settings
+        app[WILL].end(EXIT_ENGINE_DIED, str(error))
+        return
     except BackendError as error:
         app[WILL].end(EXIT_LOAD_FAILED, str(error))
         return
@@ -114,8 +117,9 @@ async def _live(app: web.Application) -> None:
 async def _load(app: web.Application) -> None:
     start = time.monotonic()
     await app[GENERATOR].start(app[HEALTH].report)
+    info = app[GENERATOR].info
     if not app[POD].settings.max_total_tokens:
-        app[ADMISSION].bound(app[GENERATOR].info.cache_tokens)
+        app[ADMISSION].bound(info.cache_tokens, by_expected=info.preempts)
     log.info("pod.loaded", seconds=round(time.monotonic() - start, 3))
 
 
@@ -129,7 +133,7 @@ async def _warm_up(app: web.Application, limit_seconds: float) -> None:
     except asyncio.TimeoutError:
         raise BackendError(f"the warm-up brought no answer within REQUEST_TIMEOUT_SECONDS={limit_seconds:g}") from None
     except BackendError as error:
-        raise BackendError(f"the warm-up failed: {error}") from error
+        raise type(error)(f"the warm-up failed: {error}") from error
     log.info("pod.warmed_up", seconds=round(time.monotonic() - start, 3), tokens=_WARM_UP_TOKENS)
 
 

@@ -24,7 +24,7 @@ def read_off(app: web.Application) -> Metrics:
     metrics.promised.set(app[PROMISES].num_open)
     metrics.queue_capacity.set(settings.queue_capacity if settings.enable_backpressure else math.inf)
     metrics.slots_in_use.set(admission.running)
-    metrics.slots.set(settings.max_concurrent_requests)
+    metrics.slots.set(settings.slots)
     metrics.ready.set(app[HEALTH].state == "ready")
     metrics.set_state(app[HEALTH].state)
     metrics.tasks.set(len(asyncio.all_tasks()))

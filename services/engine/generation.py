@@ -91,7 +91,11 @@ class SamplingDefaults(Struct, frozen=True):
 
 
 class ModelInfo(Struct, frozen=True):
-    """What was loaded. `context_tokens` holds for prompt and answer together; `cache_tokens` for all requests', 0 where slots decide."""
+    """What was loaded. `context_tokens` holds for prompt and answer together; `cache_tokens` for all requests', 0 where slots decide.
+
+    `preempts`: when its cache is full the engine lets some of its requests wait, so it may be given what they are expected to need, and not
+    only what they may come to.
+    """
 
     context_tokens: int
     vocabulary_size: int
@@ -99,6 +103,7 @@ class ModelInfo(Struct, frozen=True):
     dtype: str
     sampling: SamplingDefaults = SamplingDefaults()
     cache_tokens: int = 0
+    preempts: bool = False
 
 
 class BackendError(Exception):

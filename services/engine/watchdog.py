@@ -67,7 +67,10 @@ class Watchdog:
         is_still = bool(self._runs.active) and num_tokens == self._num_tokens
         self._still_seconds = self._still_seconds + seconds if is_still else 0.0
         self._num_tokens = num_tokens
-        stalled = [run for run in self._runs.active if run.age(seconds) >= self._limit_of(run)]
+        # An engine that is full lets some wait, which is no stall as long as the others get tokens.
+        is_full = not is_still and self._generator.load().waiting > 0
+        ages = [(run, run.age(0.0 if is_full and not run.num_tokens else seconds)) for run in self._runs.active]
+        stalled = [run for run, age in ages if age >= self._limit_of(run)]
         if not stalled:
             return
         is_still = self._still_seconds >= self._limit_seconds / 2 and not self._generator.is_remote

@@ -96,7 +96,9 @@ class Metrics:
         self.engine_waiting = self._gauge("llm_engine_waiting", "Requests that have a slot, and for which the engine has no room yet.")
         self.tokens_per_second = self._gauge("llm_tokens_per_second", "Tokens generated a second over the last steps, all requests.")
         self.cache_usage = self._gauge("llm_kv_cache_usage_ratio", "Used share of the KV cache.")
-        self.gpu_memory = self._gauge("llm_gpu_memory_used_bytes", "Memory that the engine holds on its GPU; 0 without one.")
+        self.gpu_memory = self._gauge(
+            "llm_gpu_memory_used_bytes", "Memory that the engine holds on its GPU; 0 without one, and with ENGINE=vllm."
+        )
         self.cost_per_hour = self._gauge("llm_pod_cost_per_hour", "What an hour of this pod costs (POD_COST_PER_HOUR).")
         self.tasks = self._gauge("llm_event_loop_tasks", "Tasks of the pod's event loop; idle it has a few, and as many after every load.")
         self.loop_lag = Histogram(

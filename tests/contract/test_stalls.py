@@ -194,3 +194,16 @@ async def prefill_ms(session: aiohttp.ClientSession) -> float:
     async with session.post(CHAT, json=body(max_tokens=3, temperature=0)) as response:
         await response.read()
         return float(response.headers["Server-Timing"].rpartition("prefill;dur=")[2])
+
+
+async def test_who_waits_in_a_busy_engine_has_not_stalled() -> None:
+    """BATCHING=window: a request that comes while a batch runs is answered after it, however long that takes."""
+    with running_pods(1, **(LIMITS | {"engine": "transformers", "batching": "window"})) as pods:
+        async with aiohttp.ClientSession(pods.url) as session:
+            stream = await begun(session, max_tokens=2000, ignore_eos=True, model="demo")
+            start = time.monotonic()
+            late = asyncio.create_task(asked(session, stream=False, model="demo"))
+            status, _, raw = await asyncio.wait_for(stream, 2 * DEADLINE_SECONDS)
+            assert (status, raw.endswith(b"data: [DONE]\n\n")) == (200, True)
+            assert time.monotonic() - start > STALL_SECONDS * 1.5
+            assert (await late)[0] == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from math import ceil
 from typing import TYPE_CHECKING
 
 from services.engine.admission.lengths import Lengths
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # A run that is over its expected end will end some time; how soon nobody knows, but hardly at this very moment.
 _MIN_LEFT_TOKENS = 1.0
+_LIKELY_TOKENS = 512
 
 
 class Forecast:
@@ -31,6 +33,11 @@ class Forecast:
             return ask.max_tokens
         expected = self.lengths.expected(ask.client, ask.max_tokens, so_far)
         return ask.max_tokens if expected is None else expected
+
+    def likely_tokens(self, ask: Ask) -> int:
+        """The same for an engine that can bear a mistake: where nobody knows, not all that the answer may have."""
+        expected = None if ask.is_exact else self.lengths.expected(ask.client, ask.max_tokens, 0)
+        return min(ask.max_tokens, _LIKELY_TOKENS if expected is None else ceil(expected))
 
     def seconds(self, ask: Ask) -> float | None:
         """How long a request will hold its slot."""

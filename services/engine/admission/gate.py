@@ -52,9 +52,9 @@ class Admission:
         """Requests in the queue."""
         return len(self.queue)
 
-    def bound(self, max_total_tokens: int) -> None:
-        """Says how many tokens the engine's cache holds, once that is known; 0 is no bound."""
-        self.limits = structs.replace(self.limits, max_total_tokens=max_total_tokens)
+    def bound(self, max_total_tokens: int, *, by_expected: bool = False) -> None:
+        """Says how many tokens the engine's cache holds, once that is known, and by which of a request's; 0 is no bound."""
+        self.limits = structs.replace(self.limits, max_total_tokens=max_total_tokens, by_expected=by_expected)
 
     async def acquire(self, ask: Ask, promised_until: float = 0.0) -> Ticket:
         """Takes a slot, waiting in line for one; the caller owes one `release`. Until `promised_until` the slots are others'.
@@ -89,7 +89,7 @@ class Admission:
     def release(self, ticket: Ticket, finish_reason: str | None) -> None:
         """Gives a slot back; who is next has it at once. `finish_reason` is None for a run that did not come to its end."""
         self._running.discard(ticket)
-        self._total_tokens -= ticket.max_total_tokens
+        self._total_tokens -= ticket.num_held_tokens
         now = self._clock()
         if ticket.first_token_at:
             self.forecast.pace.end(now)
@@ -125,12 +125,18 @@ class Admission:
             return False
         most = self.limits.max_total_tokens
         # What is larger than all there is runs alone: the engine has the last word on it.
-        return not most or not self._running or self._total_tokens + ticket.max_total_tokens <= most
+        return not most or not self._running or self._total_tokens + self._to_hold(ticket) <= most
+
+    def _to_hold(self, ticket: Ticket) -> int:
+        if not self.limits.by_expected:
+            return ticket.max_total_tokens
+        return min(ticket.max_total_tokens, ticket.ask.num_prompt_tokens + self.forecast.likely_tokens(ticket.ask))
 
     def _begin(self, ticket: Ticket) -> Ticket:
         ticket.started_at = self._clock()
         self._running.add(ticket)
-        self._total_tokens += ticket.max_total_tokens
+        ticket.num_held_tokens = self._to_hold(ticket)
+        self._total_tokens += ticket.num_held_tokens
         return ticket
 
     def _make_room(self, ticket: Ticket, capacity: int) -> None:

@@ -42,6 +42,7 @@ class Ticket:
         "ask",
         "cost",
         "first_token_at",
+        "num_held_tokens",
         "num_tokens",
         "place",
         "predicted_seconds",
@@ -57,6 +58,8 @@ class Ticket:
         self.queued_at = now
         self.started_at = self.first_token_at = 0.0
         self.num_tokens = 0
+        self.num_held_tokens = 0
+        """Of the engine's cache, as they were counted when it began."""
         self.place = 0
         """How many were to run before it, itself included, when it came; 0: it ran at once."""
         self.predicted_seconds = predicted_seconds

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from services.engine.admission import Ask
 from services.openai.errors import DeadlineUnreachable, Draining, QueueFull
 from tests.unit.engine.admission.gates import admission, ask, queued, waiting
 
@@ -123,3 +124,22 @@ async def test_without_a_bound_everybody_waits() -> None:
         gate.release(running, None)
         running = await task
     assert (gate.running, gate.waiting) == (1, 0)
+
+
+async def test_an_engine_that_preempts_is_given_what_requests_are_likely_to_need() -> None:
+    """Not what they may come to, which nobody's answers do; and no more than fits by what was seen of their lengths."""
+    gate = admission(slots=10, capacity=100)
+    gate.bound(1300, by_expected=True)
+    chat = Ask(num_prompt_tokens=100, max_tokens=4000)
+    tickets = [await gate.acquire(chat), await gate.acquire(chat)]  # 612 each, while nothing is known
+    waits = await queued(gate, chat)
+    for ticket in tickets:
+        gate.took(ticket, 50, 1.0)
+        gate.release(ticket, "stop")
+    learned = [await waits, *[await gate.acquire(chat) for _ in range(6)]]
+    assert gate.running == 7
+    waits = await queued(gate, Ask(num_prompt_tokens=1200, max_tokens=4000))
+    for ticket in learned:
+        gate.release(ticket, "stop")
+    gate.release(await waits, "stop")
+    assert gate.running == 0
