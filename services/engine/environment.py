@@ -19,8 +19,9 @@ def python_of(engine: str) -> str:
         if importlib.util.find_spec("vllm"):
             return sys.executable
         python = _VLLM / "bin" / "python"
-        if not python.exists():
-            raise SettingsError("ENGINE=vllm: vLLM is not installed; `make up ENGINE=vllm` installs it, into .venv-vllm")
+        if not python.exists() or Path(sys.prefix) == _VLLM:
+            cure = "`make up ENGINE=vllm` installs it, into .venv-vllm (in containers: `docker compose up --build`)"
+            raise SettingsError(f"ENGINE=vllm: vLLM is not installed; {cure}")
         return str(python)
     return str(_OTHERS / "bin" / "python") if Path(sys.prefix) == _VLLM else sys.executable
 

@@ -20,7 +20,7 @@ def test_an_answer_does_not_depend_on_where_it_was_cut_or_on_its_batch(engine: s
     """Greedy and sampled, alone and mixed, token for token."""
     if engine == "vllm":
         skip_without_vllm()
-    settings = {"ENGINE": engine, "DTYPE": "float32", "MAX_CONCURRENT_REQUESTS": "32", "VLLM_ARGS": "--enforce-eager"}
+    settings = {"ENGINE": engine, "DTYPE": "float32", "MAX_CONCURRENT_REQUESTS": "32"}
     command = [sys.executable, "-m", "tests.engines.continuation", str(PROMPTS)]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]

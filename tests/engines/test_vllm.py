@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import shutil
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,27 +14,24 @@ import openai
 import psutil
 import pytest
 import pytest_asyncio
-from safetensors.torch import load_file, save_file
 
 from tests.contract.asking import CHAT, metric, until_metric
-from tests.running import ROOT, RunningPods, running_pods, skip_without_vllm, until
+from tests.running import RunningPods, running_pods, skip_without_vllm, until
 from tests.stack.harness import RunningEdge, running_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.stack, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 SLOTS = 32
-POISONED = 4000
 QUESTION = [{"role": "user", "content": "Tell me about distributed systems."}]
 
 
 @pytest.fixture(scope="module")
 def pods() -> Iterator[RunningPods]:
-    """One pod."""
+    """One pod as vLLM starts it by itself, compiled, with a cache of four whole contexts."""
     skip_without_vllm()
-    with running_pods(1, engine="vllm", dtype="float32", max_concurrent_requests=SLOTS, vllm_args="--enforce-eager") as pods:
+    with running_pods(1, engine="vllm", dtype="float32", max_concurrent_requests=SLOTS, kv_cache_bytes=256 << 20) as pods:
         yield pods
 
 
@@ -132,6 +127,7 @@ async def test_who_leaves_takes_its_cache_along(edge: RunningEdge, pods: Running
 POISON: list[dict[str, Any]] = [
     {"seed": 7, "messages": [{"role": "user", "content": "a long prompt, read in pieces. " * 300}]},
     {"temperature": 1e-6, "top_p": 1e-9, "min_p": 1.0, "top_k": 1},
+    {"temperature": 5e-324},
     {"temperature": 2.0, "top_k": 1_000_000, "top_p": 1.0},
     {"seed": -(1 << 63)},
     {"seed": (1 << 63) - 1},
@@ -167,6 +163,17 @@ async def test_no_request_ends_the_pod(edge: RunningEdge, pods: RunningPods) -> 
     assert (pid_of(pods), engine_core(pods).pid) == before
 
 
+async def test_requests_that_do_not_say_how_long_run_together(edge: RunningEdge, pods: RunningPods) -> None:
+    """Each may fill the context, which hardly one does: three times as many run as contexts fit into the cache."""
+    body = {"messages": QUESTION, "stream": True}
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(12):
+            response = await stack.enter_async_context(edge.session.post(edge.url + CHAT, json=body | {"ignore_eos": True}))
+            await response.content.readany()
+        assert await metric(edge.session, pods.url, "llm_slots_in_use") == 12
+    await until_metric(edge.session, pods.url, "llm_slots_in_use", 0)
+
+
 async def test_an_engine_core_that_dies_takes_its_pod_along(edge: RunningEdge, pods: RunningPods) -> None:
     """And a pod that is killed takes its engine core along; each time a new one serves in seconds."""
     old = pid_of(pods)
@@ -181,39 +188,6 @@ async def test_an_engine_core_that_dies_takes_its_pod_along(edge: RunningEdge, p
     pods.until_ready(1)
     await edge.until_healthy("engine-1")
     assert text_of(await ask(edge))
-
-
-async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -> None:
-    """A token whose embedding is not a number: its request is told so, and the others go on beside it."""
-    skip_without_vllm()
-    folder = shutil.copytree(ROOT / "models" / "demo", tmp_path / "demo")
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()  # shared, it would poison every answer
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    weights["model.embed_tokens.weight"][POISONED] = float("nan")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with running_pods(1, engine="vllm", dtype="float32", model_name=folder, vllm_args="--enforce-eager") as pods:
-        async with aiohttp.ClientSession() as session:
-
-            async def complete(prompt: list[int]) -> int:
-                body = {"prompt": prompt, "max_tokens": 20, "ignore_eos": True}
-                async with session.post(pods.url + "/v1/completions", json=body) as response:
-                    await response.read()
-                    return response.status
-
-            found = await asyncio.gather(*(complete([100 + number, 200]) for number in range(4)), complete([POISONED]))
-            assert found == [200] * 4 + [500]
-            assert await complete([300]) == 200
-
-
-async def test_what_vllm_does_not_know_is_named() -> None:
-    """VLLM_ARGS: an option that is Convoy's ends the start with one line that names the setting."""
-    skip_without_vllm()
-    with running_pods(0, engine="vllm", pods=1, vllm_args="--max-num-seqs 3") as pods:
-        assert pods.process.wait(120) == 1
-        error = json.loads((pods.state_dir / "pods.json").read_text())["error"]
-    assert error == "VLLM_ARGS: --max-num-seqs is Convoy's own: set MAX_CONCURRENT_REQUESTS"
 
 
 async def test_draining_lets_an_answer_finish(edge: RunningEdge, pods: RunningPods) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch._inductor import config as inductor
+from vllm.config import CompilationMode
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -16,8 +22,6 @@ from services.engine.backends.vllm.draw import NAME as DRAW
 from services.engine.generation import BackendError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from services.settings import EngineSettings
 
 # Enough for a small model's requests. What vLLM would take by itself is most of the memory, once for every pod.
@@ -95,11 +99,34 @@ def _check_device(device: str, *, is_cpu: bool) -> None:
     raise BackendError(f"DEVICE={device}: the vLLM that is installed runs on {have}; {cure}, or leave DEVICE=auto")
 
 
+def check_machine(config: Any) -> None:
+    """Raises `BackendError` if the machine lacks what vLLM loads or compiles with; it would say so in the middle of the first request."""
+    if current_platform.is_cpu():
+        try:
+            ctypes.CDLL("libnuma.so.1")
+        except OSError as error:
+            raise BackendError("ENGINE=vllm on a processor needs libnuma (Debian, Ubuntu: apt install libnuma1)") from error
+    if config.compilation_config.mode == CompilationMode.NONE:
+        return
+    compiler = inductor.cpp.cxx[1]
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    missing = f"a C++ compiler ({compiler})" if not shutil.which(compiler) else "" if header.is_file() else f"Python's headers ({header})"
+    if missing:
+        raise BackendError(
+            f"ENGINE=vllm compiles the model, for which {missing} must be installed (Debian, Ubuntu: apt install g++ python3-dev); "
+            "VLLM_ARGS=--enforce-eager does without, slower"
+        )
+
+
 def prepare_environment(settings: EngineSettings) -> None:
     """What vLLM reads from the environment when it starts; the pod's process is its own."""
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # a request on which the model breaks must fail, not answer nonsense
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # `Draw` is written for the first one, which is the only one without Triton
+    if current_platform.is_cpu():
+        # What it compiles ahead of time for a processor it cannot load again (0.32), and compiles anew at each start.
+        os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
     os.environ["OMP_NUM_THREADS"] = str(settings.num_threads or len(os.sched_getaffinity(0)))
     # Pods share the cores: bound threads of two pods would stand on the same ones.
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"

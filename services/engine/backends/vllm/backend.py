@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from services.engine.backends import on_loop
 from services.engine.backends.huggingface.choosing import choose_context, eos_ids, sampling_defaults
 from services.engine.backends.huggingface.locating import locate
 from services.engine.backends.huggingface.tokenizer import ModelTokenizer
-from services.engine.backends.vllm.arguments import engine_args, prepare_environment
+from services.engine.backends.vllm.arguments import check_machine, engine_args, prepare_environment
 from services.engine.backends.vllm.draw import KEY
 from services.engine.backends.vllm.following import leave_the_pod
 from services.engine.backends.vllm.outputs import Outputs
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from services.settings import EngineSettings
 
 _STOP_SECONDS = 5.0
+# In vLLM's words: a process of the engine core and its exit code, which is negative after a signal.
+_KILLED = re.compile(r"Failed core proc\(s\): \{[^}]*: -(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class VllmBackend:
             while not is_over:
                 event = await mailbox.get()
                 is_over = event.finish_reason is not None
+                event.num_cached_tokens = min(event.num_cached_tokens, len(request.prompt_token_ids))  # it counts what is resumed, too
                 yield event
         finally:
             if not is_over:
@@ -137,9 +141,7 @@ class VllmBackend:
         except BackendError as error:
             on_loop.settle(self._loop, self._ready, error)
         except Exception as error:  # noqa: BLE001 - the boundary: whatever vLLM raises while it loads becomes one line
-            reason = str(error).strip().split("\n", 1)[0]
-            broken = BackendError(f"MODEL_NAME={self._settings.model_name}: vLLM cannot load it: {type(error).__name__}: {reason}")
-            on_loop.settle(self._loop, self._ready, broken)
+            on_loop.settle(self._loop, self._ready, _broken(error, self._settings.model_name))
         else:
             on_loop.settle(self._loop, self._ready, None)
         self._is_over.wait()
@@ -155,6 +157,7 @@ class VllmBackend:
         if not tokenizer.is_fast:
             raise BackendError(f"MODEL_NAME={settings.model_name}: it has no fast tokenizer (tokenizer.json), which serving needs")
         config = engine_args(settings, folder).create_engine_config()
+        check_machine(config)
         # OpenMP was loaded with the imports, before the environment could tell it how many; a fork takes this over from its thread.
         torch.set_num_threads(settings.num_threads or len(os.sched_getaffinity(0)))
         engine = _launch(config, self._stats)
@@ -163,7 +166,8 @@ class VllmBackend:
         cache = engine.vllm_config.cache_config
         # The last block of each request is not full.
         cache_tokens = max(1, (cache.num_gpu_blocks or 0) - settings.max_concurrent_requests) * cache.block_size
-        info = ModelInfo(context_tokens, size, config.device_config.device_type, dtype, sampling_defaults(generation), cache_tokens)
+        own, device = sampling_defaults(generation), config.device_config.device_type
+        info = ModelInfo(context_tokens, size, device, dtype, own, cache_tokens, preempts=True)
         return _Started(engine, tokenizer, eos_ids(generation, hf_config, tokenizer, size), info)
 
 
@@ -182,6 +186,15 @@ class Stats(StatLoggerBase):  # type: ignore[misc]  # vLLM is not installed wher
 
     def log_engine_initialized(self) -> None:
         """Nothing to say."""
+
+
+def _broken(error: Exception, model_name: str) -> BackendError:
+    """An engine core that was killed while it loaded, for its memory say, may come up another time."""
+    killed = _KILLED.search(str(error))
+    if killed:
+        return BackendUnavailable(f"the engine core was killed by signal {killed[1]} while it loaded")
+    reason = str(error).strip().split("\n", 1)[0]
+    return BackendError(f"MODEL_NAME={model_name}: vLLM cannot load it: {type(error).__name__}: {reason}")
 
 
 def _launch(config: Any, stats: Stats) -> AsyncLLM:

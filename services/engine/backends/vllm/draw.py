@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
+from vllm.v1.worker import gpu_model_runner
 
 from services.engine.backends.vllm.following import follow_parent
 from services.engine.generation import SamplingParams
@@ -17,7 +19,6 @@ from services.engine.sampling import BadLogits, RowParams, sample, seed_array
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    import torch
 
 KEY = "convoy"
 """In vLLM's `extra_args`: seed, temperature, top_k, top_p, min_p, and how many tokens of the answer are in the prompt."""
@@ -46,6 +47,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002 - vLLM's signature
         """Also ties the life of the engine core, in which it is made, to the pod's."""
         follow_parent()
+        gpu_model_runner.count_nans_per_row = _num_unusable
         self._rows: dict[int, _Row] = {}
         self._batch: tuple[list[_Row], RowParams, npt.NDArray[np.uint64]] | None = None
 
@@ -86,11 +88,21 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
         try:
             drawn = sample(logits, params, seeds, positions)
         except BadLogits as error:
-            # The others go on; these are failed by who reads the outputs, for vLLM counts what is not a number.
+            # The others go on; these are failed by who reads the outputs.
             fine = logits.clone()
             fine[error.rows] = 0
             drawn = sample(fine, params, seeds, positions)
+            logits[error.rows] = float("nan")
         return logits.scatter_(1, drawn[:, None], float("inf"))
+
+
+def _num_unusable(logits: torch.Tensor) -> torch.Tensor:
+    """In place of vLLM's count of what is not a number, [rows]: infinite logits, or none to draw from, give no token either.
+
+    Logits in float32 are those that `apply` has marked; others it got a copy of, and these are as the model made them.
+    """
+    unusable = logits.isnan().any(-1) if logits.dtype == torch.float32 else ~logits.amax(-1).isfinite()
+    return unusable.int()
 
 
 _GREEDY = _Row(SamplingParams(seed=0, temperature=0.0), 0, [])
