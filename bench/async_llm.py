@@ -32,7 +32,6 @@ def engine_of(**more: object) -> AsyncLLM:
         dtype=DTYPE,
         max_num_seqs=SLOTS,
         kv_cache_memory_bytes=1 << 30,
-        enforce_eager=True,
         disable_log_stats=True,
         **more,
     )

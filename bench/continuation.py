@@ -17,7 +17,7 @@ ENGINES = ("transformers", "vllm")
 
 async def counts(engine: str, dtype: str) -> dict[str, tuple[int, int]]:
     """How many of how many are equal, by what was done."""
-    settings = {"ENGINE": engine, "DTYPE": dtype, "MAX_CONCURRENT_REQUESTS": "32", "VLLM_ARGS": "--enforce-eager"}
+    settings = {"ENGINE": engine, "DTYPE": dtype, "MAX_CONCURRENT_REQUESTS": "32"}
     command = [sys.executable, "-m", "tests.engines.continuation", str(PROMPTS)]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -165,15 +165,15 @@ async def measure(rounds: int = ROUNDS) -> list[Section]:
     head = ["streams", "vLLM's server, tokens/s", "pod, tokens/s", "pod ÷ server", "TTFT p95, server", "pod", "pod ÷ server"]
     section = Section("A vLLM pod beside vLLM's own server", [*head, "AsyncLLM alone, tokens/s"])
     floors: dict[str, float] = await in_vllms_python("bench.async_llm", 3)
-    with api_server("--enforce-eager") as server, vllm_pod(vllm_args="--enforce-eager") as pod:
+    with api_server() as server, vllm_pod() as pod:
         for clients, aim in SPEED_AIMS.items():
             seen = await compared({"server": server, "pod": pod}, clients, rounds)
             section.rows.append([*_row(seen, clients, aim), f"{floors[str(clients)]:.0f}"])
     section.notes = (
-        f"Demo model in {DTYPE}, {THREADS} compute thread each, {TOKENS} tokens an answer at temperature 0.7, {SLOTS} slots, streams in a "
-        f"closed loop by the same client on the same cores; median of {rounds} rounds in turn. The pod is asked without Envoy. AsyncLLM "
-        "alone: vLLM's own engine object asked in its process, no HTTP, with text; the pod can be above it because it takes tokens from "
-        "the engine core by a shorter way, and runs the worker in the engine core's process."
+        f"Demo model in {DTYPE}, {THREADS} compute thread each, {TOKENS} tokens an answer at temperature 0.7, {SLOTS} slots, compiled as "
+        f"vLLM does by itself; streams in a closed loop by the same client on the same cores; median of {rounds} rounds in turn. The pod "
+        "is asked without Envoy. AsyncLLM alone: vLLM's own engine object asked in its process, no HTTP, with text; the pod can be above, "
+        "for it takes tokens from the engine core by a shorter way, and runs the worker in the engine core's process."
     )
     return [section, _where(seen), await _layers(), await _sampling(floors["draw"])]
 
@@ -207,7 +207,7 @@ async def _sampling(of_vllms: float, clients: int = 32, rounds: int = 7) -> Sect
         {"temperature": 0.7, "top_k": 50, "top_p": 0.95, "min_p": 0.02},
     ]
     for engine, own in (("transformers", "generate: see there"), ("vllm", verdict(of_vllms, SAMPLING_AIM, at_most=False))):
-        with vllm_pod(engine=engine, vllm_args="--enforce-eager") as pod:
+        with vllm_pod(engine=engine) as pod:
             speeds: list[list[float]] = [[] for _ in ways]
             for number in range(rounds + 1):
                 for found, way in zip(speeds, ways, strict=True):

@@ -51,7 +51,7 @@ def _ask(port: int, pod: int) -> None:
 
 def _settings() -> dict[str, str]:
     wanted = {"ENGINE": "vllm", "DTYPE": "bfloat16", "MAX_CONCURRENT_REQUESTS": str(CLIENTS), "NUM_THREADS": "1"}
-    return wanted | {"VLLM_ARGS": "--enforce-eager", "STATE_DIR": tempfile.mkdtemp(), "LOG_LEVEL": "info"}
+    return wanted | {"STATE_DIR": tempfile.mkdtemp(), "LOG_LEVEL": "info"}
 
 
 def main() -> dict[str, float]:
