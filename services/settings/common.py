@@ -101,7 +101,7 @@ class CapacitySettings(TelemetrySettings, frozen=True, kw_only=True):
         Seconds,
         Meta(
             description="A generation without a token for so long, reading its prompt included, ends with 500 engine_error. If the engine "
-            "stands still the pod is not ready, and starts anew unless it works again within the same time.",
+            "stands still the pod is not ready, and starts anew unless it works again within the same time. ENGINE=remote: 504, no more.",
             extra=RESTART_ALL,
         ),
     ] = 60

@@ -33,7 +33,7 @@ class EngineSettings(ModelSettings, frozen=True, kw_only=True):
             ge=0,
             le=1_000_000_000,
             description="Tokens, of prompt and longest answer together, that one pod's running requests may come to; others wait. "
-            "0: as many as fit into the slots.",
+            "0: as many as fit into the slots, or into the engine's KV cache where that holds less.",
         ),
     ] = 0
     store_url: Annotated[
@@ -133,7 +133,9 @@ class OpsSettings(CommonSettings, frozen=True, kw_only=True):
     prometheus_port: Annotated[Port, Meta(description="Port of Prometheus on loopback; likewise.")] = 9090
     alertmanager_port: Annotated[Port, Meta(description="Port of Alertmanager on loopback; likewise.")] = 9093
     grafana_port: Annotated[Port, Meta(description="Port of Grafana on loopback; in compose only.")] = 3000
-    otlp_http_port: Annotated[Port, Meta(description="Port on which the collector takes OTLP over HTTP, on loopback; likewise.")] = 4318
+    otlp_http_port: Annotated[
+        Port, Meta(description="Port of the collector (OTLP over HTTP) on loopback; 0, or a taken one: a free one.")
+    ] = 4318
     trace_slow_ms: Annotated[
         int, Meta(ge=1, le=86_400_000, description="A trace at least so long (milliseconds) is kept, whatever TRACE_KEEP_PERCENT says.")
     ] = 10_000

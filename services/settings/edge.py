@@ -60,7 +60,7 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
     address_burst: Annotated[int, Meta(ge=1, le=1_000_000, description="How many of them may come at once.", extra=LIVE)] = 1000
     max_connections: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="Connections of clients at a time; one more is refused. A file each.", extra=RESTART_ENVOY),
+        Meta(ge=1, le=1_000_000, description="Connections of clients at a time; one more is refused. Each is a file.", extra=RESTART_ENVOY),
     ] = 8192
     max_requests: Annotated[
         int,
@@ -91,7 +91,7 @@ class EdgeSettings(CapacitySettings, frozen=True, kw_only=True):
         Meta(ge=1, le=1000, description="Errors (5xx) of a pod in a row, after which it gets nothing for EJECTION_SECONDS.", extra=LIVE),
     ] = 5
     ejection_seconds: Annotated[
-        Seconds, Meta(description="How long; twice, three times as long if it comes back broken, at most 300 s.", extra=LIVE)
+        Seconds, Meta(description="How long it gets nothing; twice, three times as long if broken again, at most 300 s.", extra=LIVE)
     ] = 5
     envoy_parent_shutdown_seconds: Annotated[
         int,

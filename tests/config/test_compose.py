@@ -21,7 +21,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {"edge-render": EdgeSettings, "edge": EdgeSettings, "engine": RunnerSettings}
 NO_HEALTH_CHECK = {"edge-render": "ends at once", "otel-collector": "no shell in its image"}
 # What only makes sense on a machine with several pods, with the pods' own logs in files, or where `convoy` replaces Envoy.
-NOT_IN_A_CONTAINER = {"pod_log_dir", "pod_name", "envoy_parent_shutdown_seconds", "fake_faults_file"}
+NOT_IN_A_CONTAINER = {"pod_log_dir", "pod_name", "fake_faults_file"}
+OF_LIBRARIES = {"HF_TOKEN"}
 
 
 def _names(cls: type[msgspec.Struct]) -> set[str]:
@@ -57,6 +58,10 @@ def test_ports_are_published_on_loopback_only(name: str) -> None:
 def test_mounted_files_exist_and_cannot_be_written(name: str) -> None:
     """Configuration is the checkout's own, read-only; what is kept lies in declared volumes."""
     for volume in SERVICES[name].get("volumes", []):
+        if isinstance(volume, dict):  # a file that a setting names
+            assert re.fullmatch(r"\$\{[A-Z_]+:-/dev/null\}", volume["source"])
+            assert volume["read_only"]
+            continue
         source, *rest = volume.split(":")
         if source.startswith("./"):
             assert rest[-1] == "ro"
@@ -68,7 +73,7 @@ def test_mounted_files_exist_and_cannot_be_written(name: str) -> None:
 @pytest.mark.parametrize(("name", "cls"), OURS.items())
 def test_our_services_are_set_by_settings(name: str, cls: type[msgspec.Struct]) -> None:
     """Every name is a setting of that service, and every setting that makes sense in a container can be given."""
-    given = set(SERVICES[name]["environment"])
+    given = set(SERVICES[name]["environment"]) - OF_LIBRARIES
     assert given <= _names(cls)
     assert _names(EngineSettings if name == "engine" else cls) - given <= {field.upper() for field in NOT_IN_A_CONTAINER}
 
@@ -80,7 +85,8 @@ def test_variables_of_the_file_are_settings_with_their_defaults() -> None:
     }
     for name, default in re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", TEXT):
         assert name in fields
-        assert name == "NUM_THREADS" or default == f"{fields[name]}"
+        # Without a file /dev/null is mounted, which nobody reads.
+        assert name == "NUM_THREADS" or default == f"{fields[name]}" or (default, fields[name]) == ("/dev/null", "")
 
 
 def test_tools_read_variables_that_their_files_have() -> None:
@@ -125,5 +131,14 @@ def test_compose_takes_the_file() -> None:
     docker = shutil.which("docker")
     if not docker or subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode:
         pytest.skip("docker compose is not installed")
-    done = subprocess.run([docker, "compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for files in (["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]):
+        command = [docker, "compose", *(word for file in files for word in ("-f", file)), "config", "--quiet"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_file_for_gpus_changes_services_that_exist() -> None:
+    """By names that compose.yaml has: a misspelt one would be a service of its own."""
+    overlay = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())["services"]
+    assert set(overlay) == {"engine"}
+    assert set(overlay["engine"]["build"]["args"]) <= set(SERVICES["engine"]["build"]["args"])

@@ -1,7 +1,7 @@
 """What is seen of an answer's bytes as they pass: where frames end, how many tokens they bring, how the answer ended.
 
-No frame is parsed but its usage. Marks are looked for where the text of an answer cannot have them: at a line's beginning, or in quotes, which JSON
-escapes in texts.
+No frame is parsed but for its usage. Marks are looked for where the text of an answer cannot have them: at a line's beginning, or in
+quotes, which JSON escapes in texts.
 """
 
 from __future__ import annotations
