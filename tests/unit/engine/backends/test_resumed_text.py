@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
+from services.engine.backends.huggingface.tokenizer import ModelTokenizer
 from services.engine.backends.transformers.backend import TransformersBackend
 from services.engine.generation import GenerationRequest, SamplingParams
 from services.engine.token_generator import Prepared, TokenGenerator
+from services.openai.requests import decode_chat, decode_completion
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from services.settings import EngineSettings
 
@@ -61,3 +63,25 @@ async def test_an_answer_that_was_whole_ends_at_once(generator: TokenGenerator) 
     tokens = [token for token_ids, _ in await pieces(generator, (), []) for token in token_ids]
     assert len(tokens) == TOKENS
     assert [token_ids for token_ids, _ in await pieces(generator, (), tokens)] == [[]]
+
+
+class SpaceDropping(ModelTokenizer):
+    """Words with a space before them, but for the one at a text's beginning, as some tokenizers have it."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """A word for each token."""
+        return "".join(f" w{token}" for token in token_ids)[1:]
+
+
+async def test_a_completion_goes_on_with_the_space_that_its_prompt_lacks(generator: TokenGenerator) -> None:
+    """A chat's answer begins a text of its own."""
+    generator.tokenizer.__class__ = SpaceDropping
+    completion = decode_completion(b'{"prompt": [20, 30, 40], "max_tokens": 3, "ignore_eos": true}')
+    chat = decode_chat(b'{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "ignore_eos": true}')
+    for prepared, beginning in (
+        (await generator.prepare_completion("r", completion, 10), " w"),
+        (await generator.prepare_chat("r", chat, 10), "w"),
+    ):
+        text = "".join([event.text async for event in generator.generate(prepared)])
+        assert text.startswith(beginning)
+        assert text.count("w") == 3
