@@ -8,16 +8,18 @@ import shutil
 from typing import TYPE_CHECKING
 
 import aiohttp
+import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.running import ROOT, running_pods, skip_without_vllm
+from tests.running import ROOT, running_pods, skip_without_vllm, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.stack, pytest.mark.model, pytest.mark.asyncio]
 POISONED = 4000
+START_SECONDS = 110
 
 
 async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -> None:
@@ -69,3 +71,21 @@ async def test_what_vllm_does_not_know_is_named() -> None:
         assert pods.process.wait(120) == 1
         error = json.loads((pods.state_dir / "pods.json").read_text())["error"]
     assert error == "VLLM_ARGS: --max-num-seqs is Convoy's own: set MAX_CONCURRENT_REQUESTS"
+
+
+async def test_an_engine_core_that_is_killed_while_it_loads_is_no_fault_of_the_model() -> None:
+    """For its memory, say: the pod ends and a new one serves, where a model that cannot be loaded ends the start."""
+    skip_without_vllm()
+    with running_pods(0, engine="vllm", pods=1, vllm_args="--enforce-eager") as pods:
+
+        def core() -> psutil.Process | None:
+            children = psutil.Process(pods.entries[0]["pid"]).children() if pods.entries else []
+            return next((child for child in children if "EngineCore" in " ".join(child.cmdline())), None)
+
+        until(lambda: core() is not None, lambda: "no engine core was started", START_SECONDS)
+        found, old = core(), pods.entries[0]["pid"]
+        assert found is not None
+        found.kill()
+        until(lambda: bool(pods.entries) and pods.entries[0]["pid"] != old, lambda: "the pod was not replaced", START_SECONDS)
+        assert "was killed by signal 9 while it loaded" in pods.entries[0]["last_exit"]
+        pods.until_ready(1, START_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing.connection
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.sampling_params import SamplingParams as VllmSampling
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.utils import CoreEngineProcManager
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from services.engine.backends import on_loop
@@ -197,9 +199,19 @@ def _broken(error: Exception, model_name: str) -> BackendError:
     return BackendError(f"MODEL_NAME={model_name}: vLLM cannot load it: {type(error).__name__}: {reason}")
 
 
+def _finished(manager: CoreEngineProcManager) -> dict[str, int]:
+    """In place of vLLM's: a process's pipe closes a moment before its exit code can be had, and without that nobody knows how it died."""
+    ended = multiprocessing.connection.wait(manager.sentinels(), 0)
+    for process in manager.processes:
+        if process.sentinel in ended:
+            process.join(_STOP_SECONDS)
+    return {process.name: process.exitcode for process in manager.processes if process.exitcode is not None}
+
+
 def _launch(config: Any, stats: Stats) -> AsyncLLM:
     """The engine. vLLM forks its core, which saves the imports, but on a processor, where it need not and has it imported anew."""
     os.register_at_fork(after_in_child=leave_the_pod)
+    CoreEngineProcManager.finished_procs = _finished
     if config.device_config.device_type == "cpu":
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         # One process less in each step. vLLM has the worker apart only to set its threads, which is done already.
