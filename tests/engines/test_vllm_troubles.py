@@ -23,7 +23,7 @@ START_SECONDS = 110
 
 
 async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -> None:
-    """A token whose embedding is not a number: its request is told so, and the others go on beside it."""
+    """A token whose embedding is not a number: its request is told so, and the others go on beside it, also in the cache that it leaves."""
     skip_without_vllm()
     folder = shutil.copytree(ROOT / "models" / "demo", tmp_path / "demo")
     weights = load_file(folder / "model.safetensors")
@@ -41,8 +41,9 @@ async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -
                     await response.read()
                     return response.status
 
-            found = await asyncio.gather(*(complete([100 + number, 200]) for number in range(4)), complete([POISONED]))
-            assert found == [200] * 4 + [500]
+            for _ in range(80):
+                found = await asyncio.gather(*(complete([100 + number, 200]) for number in range(4)), complete([POISONED]))
+                assert found == [200] * 4 + [500]
             assert await complete([300]) == 200
 
 

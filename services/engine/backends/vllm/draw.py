@@ -48,6 +48,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
         """Also ties the life of the engine core, in which it is made, to the pod's."""
         follow_parent()
         gpu_model_runner.count_nans_per_row = _num_unusable
+        self._layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
         self._rows: dict[int, _Row] = {}
         self._batch: tuple[list[_Row], RowParams, npt.NDArray[np.uint64]] | None = None
 
@@ -93,7 +94,20 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
             fine[error.rows] = 0
             drawn = sample(fine, params, seeds, positions)
             logits[error.rows] = float("nan")
+            self._wipe()
         return logits.scatter_(1, drawn[:, None], float("inf"))
+
+    def _wipe(self) -> None:
+        """Sets what is not finite in the cache to zero: the next owner of such a block would read it even through a mask (0 times NaN)."""
+        for layer in self._layers.values():
+            for cache in _tensors(getattr(layer, "kv_cache", None)):
+                if cache.is_floating_point():
+                    torch.nan_to_num_(cache, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _tensors(cache: Any) -> list[torch.Tensor]:
+    """A layer's cache is one tensor or several."""
+    return [cache] if isinstance(cache, torch.Tensor) else [tensor for part in cache or () for tensor in _tensors(part)]
 
 
 def _num_unusable(logits: torch.Tensor) -> torch.Tensor:
