@@ -138,7 +138,7 @@ POISON: list[dict[str, Any]] = [
     {"max_tokens": 10**9},
     {"messages": [{"role": "user", "content": "word " * 5000}]},
     {"messages": [{"role": "user", "content": "\ud83d\ude00\u200b\ufffd" * 200}]},
-    {"min_tokens": 3000, "max_tokens": 3001},
+    {"min_tokens": 600, "max_tokens": 601},
     {"logit_bias": {"5": 1e308, "6": -1e308}},
 ]
 

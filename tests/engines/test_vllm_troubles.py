@@ -32,7 +32,7 @@ async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     weights["model.embed_tokens.weight"][POISONED] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with running_pods(1, engine="vllm", dtype="float32", model_name=folder, vllm_args="--enforce-eager") as pods:
+    with running_pods(1, engine="vllm", dtype="float32", model_name=folder, kv_cache_bytes=128 << 20, vllm_args="--enforce-eager") as pods:
         async with aiohttp.ClientSession() as session:
 
             async def complete(prompt: list[int]) -> int:
@@ -41,7 +41,7 @@ async def test_a_request_on_which_the_model_breaks_fails_alone(tmp_path: Path) -
                     await response.read()
                     return response.status
 
-            for _ in range(80):
+            for _ in range(40):
                 found = await asyncio.gather(*(complete([100 + number, 200]) for number in range(4)), complete([POISONED]))
                 assert found == [200] * 4 + [500]
             assert await complete([300]) == 200
