@@ -29,10 +29,10 @@ NAME = f"{__name__}:Draw"
 class _Row:
     """One request: how it samples, and its tokens so far, which vLLM appends to."""
 
-    __slots__ = ("base", "output", "sampling")
+    __slots__ = ("base", "is_broken", "output", "sampling")
 
     def __init__(self, sampling: SamplingParams, base: int, output: list[int]) -> None:
-        self.sampling, self.base, self.output = sampling, base, output
+        self.sampling, self.base, self.output, self.is_broken = sampling, base, output, False
 
     @classmethod
     def of(cls, params: Any, output: list[int]) -> _Row:
@@ -47,7 +47,7 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002 - vLLM's signature
         """Also ties the life of the engine core, in which it is made, to the pod's."""
         follow_parent()
-        gpu_model_runner.count_nans_per_row = _num_unusable
+        gpu_model_runner.count_nans_per_row = self._broken_rows
         self._layers: dict[str, Any] = vllm_config.compilation_config.static_forward_context
         self._rows: dict[int, _Row] = {}
         self._batch: tuple[list[_Row], RowParams, npt.NDArray[np.uint64]] | None = None
@@ -93,9 +93,18 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
             fine = logits.clone()
             fine[error.rows] = 0
             drawn = sample(fine, params, seeds, positions)
-            logits[error.rows] = float("nan")
+            for index in error.rows:
+                everyone[index].is_broken = True
             self._wipe()
         return logits.scatter_(1, drawn[:, None], float("inf"))
+
+    def _broken_rows(self, logits: torch.Tensor) -> torch.Tensor:
+        """In place of vLLM's count of what is not a number, [rows]: infinite logits, or none to draw from, give no token either.
+
+        A row stays broken: its prompt may be read in pieces, and what its first piece left in the cache is wiped.
+        """
+        everyone = self._batch[0] if self._batch and self._rows else [_GREEDY] * logits.shape[0]
+        return torch.tensor([row.is_broken and row is not _GREEDY for row in everyone], dtype=torch.int32, device=logits.device)
 
     def _wipe(self) -> None:
         """Sets what is not finite in the cache to zero: the next owner of such a block would read it even through a mask (0 times NaN)."""
@@ -108,15 +117,6 @@ class Draw(LogitsProcessor):  # type: ignore[misc]  # vLLM is not installed wher
 def _tensors(cache: Any) -> list[torch.Tensor]:
     """A layer's cache is one tensor or several."""
     return [cache] if isinstance(cache, torch.Tensor) else [tensor for part in cache or () for tensor in _tensors(part)]
-
-
-def _num_unusable(logits: torch.Tensor) -> torch.Tensor:
-    """In place of vLLM's count of what is not a number, [rows]: infinite logits, or none to draw from, give no token either.
-
-    Logits in float32 are those that `apply` has marked; others it got a copy of, and these are as the model made them.
-    """
-    unusable = logits.isnan().any(-1) if logits.dtype == torch.float32 else ~logits.amax(-1).isfinite()
-    return unusable.int()
 
 
 _GREEDY = _Row(SamplingParams(seed=0, temperature=0.0), 0, [])
